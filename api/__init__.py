@@ -1,0 +1,1 @@
+"""The front door and composition root: HTTP API, pages and the `kezek-server` command."""

@@ -1,0 +1,1 @@
+"""Client of the Kezek compute platform: SDK and command line."""

@@ -1,0 +1,1 @@
+"""What happened: NVML telemetry, node exporter and control-plane collectors."""

@@ -1,0 +1,1 @@
+"""What was built: product register, evidence and indicator 2."""

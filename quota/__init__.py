@@ -1,0 +1,1 @@
+"""How much: quota policies, grants and the GPU-second ledger."""

@@ -1,0 +1,1 @@
+"""When and where: the plan, its application, dispatch and observation of jobs."""

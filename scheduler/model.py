@@ -1,0 +1,234 @@
+"""Frozen values of the scheduling core: what a cycle reads and what it decides.
+
+Instants are integer milliseconds since the Unix epoch in UTC (`*_ms`), durations whole seconds (`*_s`). The
+order of every tuple is part of the value: the same snapshot gives the same plan, byte for byte.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import NewType
+from uuid import UUID
+
+from quota.model import GrantId
+
+JobId = NewType("JobId", int)
+AttemptId = NewType("AttemptId", str)
+"""`<job>-<n>`, n from 1; also the name of the object in the executor, so "already exists" is success."""
+
+
+class JobState(StrEnum):
+    """States of a job. Source: Slurm's job state codes, with ADMITTED between PENDING and RUNNING."""
+
+    PENDING = "PENDING"
+    ADMITTED = "ADMITTED"
+    RUNNING = "RUNNING"
+    COMPLETING = "COMPLETING"
+    COMPLETED = "COMPLETED"
+    FAILED = "FAILED"
+    CANCELLED = "CANCELLED"
+    TIMEOUT = "TIMEOUT"
+    NODE_FAIL = "NODE_FAIL"
+    OUT_OF_MEMORY = "OUT_OF_MEMORY"
+    PREEMPTED = "PREEMPTED"
+
+
+LIVE_STATES = frozenset({JobState.ADMITTED, JobState.RUNNING, JobState.COMPLETING})
+FINAL_STATES = frozenset(
+    {
+        JobState.COMPLETED,
+        JobState.FAILED,
+        JobState.CANCELLED,
+        JobState.TIMEOUT,
+        JobState.NODE_FAIL,
+        JobState.OUT_OF_MEMORY,
+    }
+)
+
+
+class NodeState(StrEnum):
+    """Whether a node takes work: UP does; DOWN is not heard of; DRAINED was taken out by an operator."""
+
+    UP = "UP"
+    DOWN = "DOWN"
+    DRAINED = "DRAINED"
+
+
+class ReasonCode(StrEnum):
+    """The one decisive reason why a job waits, or was refused."""
+
+    BUDGET_EXHAUSTED = "BUDGET_EXHAUSTED"
+    GRANT_NOT_ACTIVE = "GRANT_NOT_ACTIVE"
+    PROJECT_SUSPENDED = "PROJECT_SUSPENDED"
+    QUEUE_LIMIT = "QUEUE_LIMIT"
+    BORROWING_LIMIT = "BORROWING_LIMIT"
+    WAITING_TURN = "WAITING_TURN"
+    NO_CAPACITY = "NO_CAPACITY"
+    FRAGMENTED = "FRAGMENTED"
+    FRAGMENTED_BY_ENTITLED = "FRAGMENTED_BY_ENTITLED"
+    RECLAIMING = "RECLAIMING"
+    RESERVED_FOR = "RESERVED_FOR"
+    MAINTENANCE = "MAINTENANCE"
+    DEPENDENCY = "DEPENDENCY"
+    BEGIN_TIME = "BEGIN_TIME"
+    ARRAY_CAP = "ARRAY_CAP"
+    BACKOFF = "BACKOFF"
+    HELD = "HELD"
+    PAUSED = "PAUSED"
+    NEVER_FITS = "NEVER_FITS"
+
+
+class ShareClass(StrEnum):
+    """Whether a job runs within its queue's nominal quota or on what others lend."""
+
+    ENTITLED = "entitled"
+    BORROWED = "borrowed"
+
+
+Numbers = Mapping[str, int | str]
+"""Named figures of a reason; rendered in three languages by whoever shows them."""
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """What a job asks for.
+
+    Args:
+        gpus: GPUs in all, 1 or more.
+        walltime_s: longest run in seconds; the claim on the grant is gpus x walltime_s.
+        flavors: acceptable flavors in order of preference, at least one.
+        nodes: 1 = must fit one node; n = exactly n nodes with gpus/n on each; None = may span the fewest.
+        memory_bytes_per_rank: a rank above it is stopped as OUT_OF_MEMORY; None = the node's own limit.
+    """
+
+    gpus: int
+    walltime_s: int
+    flavors: tuple[str, ...]
+    nodes: int | None = None
+    memory_bytes_per_rank: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Slot:
+    """The GPUs of one node that a rank gets, by UUID, in the node's order. Rank = position of the slot."""
+
+    node: str
+    gpu_uuids: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Node:
+    """A node of the inventory. `gpu_uuids` is in index order; all GPUs of a node are of one flavor."""
+
+    name: str
+    flavor: str
+    gpu_uuids: tuple[str, ...]
+    state: NodeState
+    is_simulated: bool
+    labels: tuple[tuple[str, str], ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class PendingJob:
+    """A job that waits. `back_off_until_ms` follows a launch that the executor refused."""
+
+    id: JobId
+    project_id: UUID
+    queue: str
+    request: Request
+    priority: int
+    submitted_ms: int
+    is_held: bool = False
+    is_suspended: bool = False
+    back_off_until_ms: int = 0
+    attempts: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class LiveAttempt:
+    """An attempt whose GPUs are not proven free: ADMITTED, RUNNING or COMPLETING."""
+
+    id: AttemptId
+    job_id: JobId
+    project_id: UUID
+    queue: str
+    request: Request
+    slots: tuple[Slot, ...]
+    state: JobState
+    admitted_ms: int
+    committed_ms: int | None = None
+    is_stopping: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class GrantView:
+    """What the plan needs of a grant."""
+
+    id: GrantId
+    project_id: UUID
+    flavor: str
+    starts_ms: int
+    ends_ms: int
+    remaining_s: int
+    pending_s: int
+
+
+@dataclass(frozen=True, slots=True)
+class Snapshot:
+    """Input of one cycle: frozen, sorted (nodes by name, live by id, pending by id, grants by id).
+
+    Args:
+        at_ms: the instant the plan is made for; the core reads no clock.
+        version: text of the database snapshot it was read from; the same journal records give it again.
+        capacity: GPUs in service per flavor; a node leaves it by an operator's act, not by being down.
+    """
+
+    at_ms: int
+    version: str
+    nodes: tuple[Node, ...]
+    live: tuple[LiveAttempt, ...]
+    pending: tuple[PendingJob, ...]
+    grants: tuple[GrantView, ...]
+    capacity: Mapping[str, int]
+
+
+@dataclass(frozen=True, slots=True)
+class Admit:
+    """Start the job on exactly these slots, claiming `claim_s` device-seconds of the grant."""
+
+    job_id: JobId
+    slots: tuple[Slot, ...]
+    grant_id: GrantId
+    claim_s: int
+    share_class: ShareClass
+
+
+@dataclass(frozen=True, slots=True)
+class Expire:
+    """The attempt is past its walltime and its node did not stop it: stop it."""
+
+    attempt_id: AttemptId
+
+
+@dataclass(frozen=True, slots=True)
+class Wait:
+    """The job does not start now; why, with numbers."""
+
+    job_id: JobId
+    reason: ReasonCode
+    numbers: Numbers = field(default_factory=dict)
+
+
+PlanEntry = Admit | Expire | Wait
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """Output of one cycle: every pending job is in exactly one entry."""
+
+    at_ms: int
+    version: str
+    policy_version: str
+    entries: tuple[PlanEntry, ...]

@@ -1,0 +1,1 @@
+"""One MetaData, one engine, one journal, one clock, one migration history."""

@@ -1,0 +1,158 @@
+"""The journal: what happened, written in the transaction that made it happen.
+
+Kinds are a closed list (`KINDS`); each is described in docs/journal.md. Records hold ids, digests and figures
+only. The order that is sealed is given later, beside the transactions (`store.seal`).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from datetime import datetime
+
+from sqlalchemy import select, text
+from sqlalchemy.orm import Session
+
+from store.tables import JournalRow
+
+SYSTEM = "system"
+"""Actor of what the platform does by itself."""
+
+KINDS: dict[str, str] = {
+    "organisation.created": "an organisation was entered",
+    "project.created": "a project was made and routed to its queue",
+    "project.suspended": "a project may not start jobs any more",
+    "project.resumed": "a suspended project may start jobs again",
+    "user.created": "a user was entered",
+    "role.granted": "a user got a role",
+    "token.issued": "a bearer token was made",
+    "token.revoked": "a bearer token stopped working",
+    "policy.enacted": "a policy version was entered on its grounds",
+    "grant.awarded": "device-seconds were awarded to a project by a decision",
+    "ledger.pending": "an attempt claimed device-seconds of a grant",
+    "ledger.posted": "used device-seconds were charged",
+    "ledger.voided": "the unused part of a claim went back to the grant",
+    "node.registered": "a node's agent reported its GPUs for the first time, or others than before",
+    "node.up": "a node is heard of again",
+    "node.down": "a node has not been heard of for too long",
+    "node.drained": "an operator took a node out of service",
+    "node.resumed": "an operator put a node back into service",
+    "job.submitted": "a job was accepted",
+    "job.waits": "the decisive reason why a job waits changed",
+    "job.admitted": "a job got its GPUs; an attempt was made",
+    "job.requeued": "a job went back to waiting, its place kept",
+    "job.cancelled": "a job was cancelled before it ran, or after its ranks were stopped",
+    "job.completed": "every rank of a job ended well",
+    "job.failed": "a rank of a job failed, or the job could not be started",
+    "job.timed_out": "a job reached its walltime",
+    "job.out_of_memory": "a rank of a job used more memory than asked for",
+    "job.lost_nodes": "a job lost nodes more often than it may be tried again",
+    "attempt.dispatched": "every agent of an attempt has its lease",
+    "attempt.started": "the first rank of an attempt runs",
+    "attempt.stopping": "an attempt is being stopped, and why",
+    "attempt.exited": "a rank of an attempt ended",
+    "attempt.ended": "absence of every rank is proven; the GPUs are free",
+    "artefact.kept": "a file a job kept, with the digest its agent computed",
+    "cycle.planned": "a scheduling cycle with effect: snapshot, policy, release and plan digest",
+    "lease.taken": "a process became the scheduler, with its epoch",
+    "stale.dropped": "a result came too late and was dropped",
+    "product.registered": "a product was entered in the register",
+    "product.verified": "a reviewer verified a product",
+    "product.returned": "a reviewer returned a product with a reason",
+}
+"""Every kind of record and what it says."""
+
+PAGE = 2000
+"""Records read at once when the journal is folded or verified."""
+
+
+class UnknownKindError(ValueError):
+    """A record's kind is not in `KINDS`."""
+
+
+@dataclass(frozen=True, slots=True)
+class Record:
+    """One record as read back. `at` is the instant of the change; `xid` the transaction that wrote it."""
+
+    id: int
+    xid: str
+    at: datetime
+    kind: str
+    subject: str
+    actor: str
+    data: Mapping[str, object]
+
+    def canonical(self) -> bytes:
+        """Return the bytes that are sealed: canonical JSON of every field, keys sorted, no spaces."""
+        return json.dumps(
+            [self.id, self.xid, self.at.isoformat(), self.kind, self.subject, self.actor, self.data],
+            sort_keys=True,
+            separators=(",", ":"),
+            ensure_ascii=False,
+        ).encode()
+
+    def digest(self) -> bytes:
+        """Return the SHA-256 of the canonical bytes."""
+        return hashlib.sha256(self.canonical()).digest()
+
+
+def append(
+    session: Session, kind: str, subject: str, *, actor: str, at: datetime, data: Mapping[str, object]
+) -> None:
+    """Add a record to the caller's transaction.
+
+    Args:
+        session: the open unit of work that makes the change.
+        kind: one of `KINDS`.
+        subject: what it is about, as "job:17", "grant:<uuid>", "node:n0".
+        actor: "user:<uuid>", "scheduler:<epoch>" or `SYSTEM`.
+        at: instant of the change, aware UTC.
+        data: JSON values only: ids, digests, figures. No names, no text a person wrote.
+
+    Raises:
+        UnknownKindError: when the kind is not listed.
+    """
+    if kind not in KINDS:
+        raise UnknownKindError(
+            f"journal kind {kind!r} is not listed; add it to store.journal.KINDS and its docs"
+        )
+    session.add(JournalRow(at=at, kind=kind, subject=subject, actor=actor, data=dict(data)))
+
+
+def _record(row: JournalRow) -> Record:
+    return Record(row.id, str(row.xid), row.at, row.kind, row.subject, row.actor, row.data)
+
+
+def read(session: Session, *, after_id: int = 0, visible_in: str | None = None) -> Iterator[Record]:
+    """Yield records by id, a page at a time.
+
+    Args:
+        session: an open session.
+        after_id: only records with a larger id.
+        visible_in: text of a `pg_snapshot`; only what that snapshot saw. It rebuilds exactly the journal that a
+            scheduling cycle was planned from, however transactions were interleaved.
+    """
+    position = after_id
+    while True:
+        statement = select(JournalRow).where(JournalRow.id > position).order_by(JournalRow.id).limit(PAGE)
+        if visible_in is not None:
+            seen = text("pg_visible_in_snapshot(journal.xid, cast(:snapshot as pg_snapshot))")
+            statement = statement.where(seen.bindparams(snapshot=visible_in))
+        rows = session.scalars(statement).all()
+        yield from map(_record, rows)
+        if len(rows) < PAGE:
+            return
+        position = rows[-1].id
+
+
+def of_subject(session: Session, subject: str, *, after_id: int = 0, limit: int = 200) -> list[Record]:
+    """Return up to `limit` records about one subject, by id."""
+    statement = (
+        select(JournalRow)
+        .where(JournalRow.subject == subject, JournalRow.id > after_id)
+        .order_by(JournalRow.id)
+        .limit(limit)
+    )
+    return [_record(row) for row in session.scalars(statement)]
