@@ -1,0 +1,154 @@
+"""The command ``kezek-server exporter``: GPU telemetry of one node, or of a simulated machine.
+
+Light on purpose: nothing but this room, ``prometheus_client`` and ``pynvml`` is loaded.
+"""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import platform
+import signal
+import sys
+import threading
+from collections.abc import Callable, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Final
+
+from prometheus_client.exposition import generate_latest
+
+from metrics.exporter import Exporter, GpuCollector, NodeSpec, collection_limit_s
+from metrics.exporter_http import ExporterServer, loopback_address
+from metrics.nvml import MAX_GPUS_PER_NODE, GpuSource, open_source
+from metrics.simulated import Holders, SimulatedGpu, SimulatedSource, simulated_uuid, utc_now
+from metrics.simulated_file import HoldersFile, SimulatedNode, SimulationFileError, read_simulation
+
+#: Exit status when ``--once`` printed its scrape but the collection failed.
+EXIT_COLLECTION_FAILED: Final = 1
+#: Exit status of a wrong command line or simulation file, as argparse has it.
+EXIT_USAGE: Final = 2
+
+_DEFAULT_SIMULATED_GPUS: Final = 8
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the exporter.
+
+    Args:
+        argv: Arguments after the command's name; those of the process if None.
+
+    Returns:
+        Exit status: 0 after SIGTERM or SIGINT or a successful ``--once``, else
+        ``EXIT_COLLECTION_FAILED`` or ``EXIT_USAGE``.
+    """
+    options = _parser().parse_args(argv)
+    logging.basicConfig(level=logging.INFO, stream=sys.stderr, format="exporter: %(levelname)s %(message)s")
+    try:
+        address = loopback_address(options.listen)
+        exporter = Exporter(_nodes(options))
+    except (ValueError, SimulationFileError) as error:
+        sys.stderr.write(f"exporter: {error}\n")
+        return EXIT_USAGE
+    if options.once:
+        return _print_once(exporter)
+    return _serve(exporter, address, is_simulated=options.simulated)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="kezek-server exporter",
+        description="GPU telemetry of one node in Prometheus' format, from NVML or simulated.",
+    )
+    parser.add_argument("--simulated", action="store_true", help="make values up instead of reading NVML")
+    which = parser.add_mutually_exclusive_group()
+    which.add_argument(
+        "--nodes-file", type=Path, metavar="FILE", help="simulated nodes and who holds their GPUs"
+    )
+    which.add_argument("--node", default=platform.node(), help="name of the node (default: this host's)")
+    parser.add_argument(
+        "--gpus",
+        type=_gpu_count,
+        metavar="N",
+        help=f"GPUs the node must have; with --simulated, to make up (default {_DEFAULT_SIMULATED_GPUS})",
+    )
+    parser.add_argument(
+        "--listen",
+        default="127.0.0.1:0",
+        metavar="HOST:PORT",
+        help="loopback address; port 0 takes a free one and prints it (default %(default)s)",
+    )
+    parser.add_argument(
+        "--once", action="store_true", help="print one scrape and exit; 1 if collection failed"
+    )
+    return parser
+
+
+def _gpu_count(text: str) -> int:
+    count = int(text) if text.isdecimal() else 0
+    if not 1 <= count <= MAX_GPUS_PER_NODE:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number of GPUs from 1 to {MAX_GPUS_PER_NODE}")
+    return count
+
+
+def _nodes(options: argparse.Namespace) -> tuple[NodeSpec, ...]:
+    """The nodes that the options name.
+
+    Raises:
+        ValueError: Options that contradict each other.
+        SimulationFileError: The nodes file is broken.
+    """
+    nodes_file: Path | None = options.nodes_file
+    if nodes_file is not None:
+        if not options.simulated or options.gpus is not None:
+            raise ValueError(
+                "--nodes-file describes a simulation: give it with --simulated and without --gpus"
+            )
+        holders = HoldersFile(nodes_file)
+        return tuple(_simulated(node, holders) for node in read_simulation(nodes_file).nodes)
+    name: str = options.node
+    if not options.simulated:
+        return (NodeSpec(name, open_source, options.gpus),)
+    count: int = options.gpus or _DEFAULT_SIMULATED_GPUS
+    gpus = tuple(SimulatedGpu(simulated_uuid(name, index)) for index in range(count))
+    return (_simulated(SimulatedNode(name, gpus), dict),)
+
+
+def _simulated(node: SimulatedNode, holders: Holders) -> NodeSpec:
+    source: GpuSource = SimulatedSource(node.gpus, holders, utc_now)
+    opener: Callable[[], GpuSource] = partial(_same, source)
+    return NodeSpec(node.node, opener, len(node.gpus))
+
+
+def _same(source: GpuSource) -> GpuSource:
+    return source
+
+
+def _print_once(exporter: Exporter) -> int:
+    collector = GpuCollector(exporter, collection_limit_s(None))
+    sys.stdout.write(generate_latest(collector).decode())
+    sys.stdout.flush()
+    return 0 if all(reading.is_success for reading in collector.last) else EXIT_COLLECTION_FAILED
+
+
+def _serve(exporter: Exporter, address: tuple[str, int], *, is_simulated: bool) -> int:
+    try:
+        server = ExporterServer(address, exporter, is_simulated=is_simulated)
+    except OSError as error:
+        sys.stderr.write(
+            f"exporter: cannot listen on {address[0]}:{address[1]} ({error.strerror}); is it taken?\n"
+        )
+        return EXIT_USAGE
+    with server:
+        # shutdown() waits for the loop that the signal interrupts, so it is called from another thread.
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, lambda *_: threading.Thread(target=server.shutdown, daemon=True).start())
+        label = " (simulated)" if is_simulated else ""
+        sys.stdout.write(f"exporter: listening on http://{address[0]}:{server.server_port}{label}\n")
+        sys.stdout.flush()
+        server.serve_forever(poll_interval=0.1)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

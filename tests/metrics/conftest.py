@@ -1,0 +1,209 @@
+"""A scripted NVIDIA driver, and the processes that read it."""
+
+import json
+import os
+import select
+import subprocess
+import sys
+import urllib.request
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pytest
+from prometheus_client.parser import text_string_to_metric_families
+
+HERE = Path(__file__).resolve().parent
+ROOT = HERE.parent.parent
+START_DEADLINE_S = 20.0
+
+
+@dataclass
+class Driver:
+    """A directory with a libnvidia-ml.so.1 and the script it plays."""
+
+    library_dir: Path
+    state: Path
+
+    def script(self, *lines: str) -> None:
+        beside = self.state.with_suffix(".new")
+        beside.write_text("".join(f"{line}\n" for line in lines))
+        beside.rename(self.state)
+
+    def env(self) -> dict[str, str]:
+        return {
+            **os.environ,
+            "PYTHONPATH": str(ROOT),
+            "LD_LIBRARY_PATH": str(self.library_dir),
+            "FAKENVML_STATE": str(self.state),
+        }
+
+
+@dataclass
+class Probe:
+    process: subprocess.Popen[str]
+
+    def ask(self, command: str) -> object:
+        assert self.process.stdin is not None
+        assert self.process.stdout is not None
+        self.process.stdin.write(command + "\n")
+        self.process.stdin.flush()
+        return json.loads(self.process.stdout.readline())
+
+
+@dataclass
+class Scrape:
+    """One answer of an exporter: exposition names with their samples."""
+
+    text: str
+    status: int = 200
+    kinds: dict[str, str] = field(default_factory=dict)
+    samples: dict[str, list[tuple[dict[str, str], float]]] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        for family in text_string_to_metric_families(self.text):
+            for sample in family.samples:
+                self.kinds[sample.name] = family.type
+                self.samples.setdefault(sample.name, []).append((dict(sample.labels), sample.value))
+
+    def value(self, name: str, **labels: str) -> float | None:
+        hits = [value for have, value in self.samples.get(name, []) if labels.items() <= have.items()]
+        assert len(hits) <= 1, f"{name}{labels} is ambiguous: {hits}"
+        return hits[0] if hits else None
+
+
+@dataclass
+class Served:
+    process: subprocess.Popen[str]
+    url: str
+    first_line: str
+
+    def get(self, path: str, **headers: str) -> str:
+        request = urllib.request.Request(  # noqa: S310 (our own exporter on loopback)
+            self.url + path, headers={name.replace("_", "-"): value for name, value in headers.items()}
+        )
+        with urllib.request.urlopen(request, timeout=40) as answer:  # noqa: S310 (as above)
+            return str(answer.read().decode())
+
+    def scrape(self, timeout_s: float = 10.0) -> Scrape:
+        return Scrape(self.get("/metrics", X_Prometheus_Scrape_Timeout_Seconds=str(timeout_s)))
+
+
+@pytest.fixture(scope="session")
+def build_driver(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
+    """Compile the library, with -DNAME if a variant is asked for, and give its directory."""
+    built: dict[str, Path] = {}
+
+    def build(variant: str) -> Path:
+        if variant not in built:
+            where = tmp_path_factory.mktemp("fakenvml")
+            define = [f"-D{variant}"] if variant else []
+            target, source = where / "libnvidia-ml.so.1", HERE / "fakenvml" / "fakenvml.c"
+            warnings = ["-Wall", "-Wextra", "-Werror"]
+            subprocess.run(
+                [
+                    "cc",
+                    "-shared",
+                    "-fPIC",
+                    "-O1",
+                    *warnings,
+                    "-fvisibility=hidden",
+                    *define,
+                    f"-Wl,-soname,{target.name}",
+                    "-o",
+                    target,
+                    source,
+                ],
+                check=True,
+            )
+            built[variant] = where
+        return built[variant]
+
+    return build
+
+
+@pytest.fixture
+def make_driver(build_driver: Callable[[str], Path], tmp_path: Path) -> Callable[..., Driver]:
+    def make(*lines: str, variant: str = "") -> Driver:
+        driver = Driver(build_driver(variant), tmp_path / "state")
+        driver.script(*lines)
+        return driver
+
+    return make
+
+
+@pytest.fixture
+def no_driver(tmp_path: Path) -> Driver:
+    empty = tmp_path / "nothing"
+    empty.mkdir()
+    return Driver(empty, tmp_path / "state")
+
+
+@pytest.fixture
+def probe() -> Iterator[Callable[[Driver], Probe]]:
+    with ExitStack() as stack:
+
+        def start(driver: Driver) -> Probe:
+            process = subprocess.Popen(
+                [sys.executable, str(HERE / "probe.py")],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                text=True,
+                env=driver.env(),
+            )
+            stack.enter_context(process)
+            stack.callback(process.kill)
+            return Probe(process)
+
+        yield start
+
+
+@pytest.fixture
+def serve(tmp_path: Path) -> Iterator[Callable[..., Served]]:
+    """Start an exporter on a free loopback port."""
+    with ExitStack() as stack:
+
+        def start(*args: str, driver: Driver) -> Served:
+            log = stack.enter_context((tmp_path / "exporter.log").open("w"))
+            process = subprocess.Popen(
+                [sys.executable, "-m", "metrics.exporter_cli", *args],
+                stdout=subprocess.PIPE,
+                stderr=log,
+                text=True,
+                env=driver.env(),
+                cwd=ROOT,
+            )
+            stack.enter_context(process)
+            stack.callback(process.kill)
+            assert process.stdout is not None
+            ready, _, _ = select.select([process.stdout], [], [], START_DEADLINE_S)
+            assert ready, "the exporter did not start"
+            line = process.stdout.readline()
+            url = next(word for word in line.split() if word.startswith("http://"))
+            return Served(process, url, line)
+
+        yield start
+
+
+@pytest.fixture
+def once() -> Callable[..., subprocess.CompletedProcess[str]]:
+    """Run ``exporter --once`` to its end."""
+
+    def run(*args: str, driver: Driver) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            [sys.executable, "-m", "metrics.exporter_cli", "--once", *args],
+            capture_output=True,
+            text=True,
+            env=driver.env(),
+            cwd=ROOT,
+            timeout=60,
+            check=False,
+        )
+
+    return run
+
+
+@pytest.fixture
+def parse() -> Callable[[str], Scrape]:
+    return Scrape

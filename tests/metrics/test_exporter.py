@@ -1,0 +1,392 @@
+"""The exporter as Prometheus sees it: real process, real HTTP, scripted driver."""
+
+import json
+import re
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+import urllib.error
+from collections.abc import Callable
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from metrics.exporter import (
+    DEFAULT_SCRAPE_TIMEOUT_S,
+    MAX_SCRAPE_TIMEOUT_S,
+    TIMEOUT_MARGIN_S,
+    CollectionBusyError,
+    Exporter,
+    NodeSpec,
+    collection_limit_s,
+)
+from metrics.exporter_http import MAX_CONNECTIONS, loopback_address
+from metrics.nvml import GpuIdentity, GpuSample, NvmlError
+from metrics.watchdog import Lane
+
+ROOT = Path(__file__).resolve().parents[2]
+GPU = "GPU-00000000-0000-0000-0000-{:012d}".format
+FULL_GPU = ("gpu 0 util 50", "gpu 0 proc 7 1000")
+DEADLINE_S = 15.0
+
+
+def until(condition: Callable[[], bool]) -> None:
+    deadline_s = time.monotonic() + DEADLINE_S
+    while not condition():
+        assert time.monotonic() < deadline_s, "the condition did not come true in time"
+        threading.Event().wait(0.02)
+
+
+def test_scrape_of_healthy_node(make_driver: Any, serve: Any) -> None:
+    served = serve("--node", "n1", "--gpus", "2", driver=make_driver("count 2", *FULL_GPU))
+    scrape = served.scrape()
+    assert scrape.value("kezek_exporter_simulated") == 0
+    assert scrape.value("kezek_gpu_collect_success", node="n1") == 1
+    assert scrape.value("kezek_gpus_expected", node="n1") == 2
+    assert scrape.value("kezek_gpus_live", node="n1") == 2
+    assert scrape.value("kezek_gpu_info", uuid=GPU(0), node="n1", index="0", simulated="false") == 1
+    assert scrape.value("kezek_gpu_utilization_ratio", uuid=GPU(0)) == 0.5
+    assert scrape.value("kezek_gpu_compute_processes", uuid=GPU(0)) == 1
+    assert abs(scrape.value("kezek_gpu_collect_last_success_timestamp_seconds", node="n1") - time.time()) < 60
+
+
+def test_series_per_gpu_are_as_documented(make_driver: Any, serve: Any) -> None:
+    served = serve("--node", "n1", driver=make_driver("count 8"))
+    samples = served.scrape().samples
+    per_gpu = [labels for rows in samples.values() for labels, _ in rows if labels.get("uuid") == GPU(3)]
+    of_node = [labels for rows in samples.values() for labels, _ in rows if "uuid" not in labels]
+    assert (len(per_gpu), len(of_node)) == (34, 6)
+    text = (ROOT / "docs" / "telemetry.md").read_text()
+    assert "34 series per GPU and 6 per node" in text
+
+
+def test_no_label_belongs_to_prometheus_itself(make_driver: Any, serve: Any) -> None:
+    samples = serve("--node", "n1", driver=make_driver("count 1", *FULL_GPU)).scrape().samples
+    names = {name for rows in samples.values() for labels, _ in rows for name in labels}
+    assert not names & {"job", "instance", "pod", "namespace", "service"}
+
+
+def test_unsupported_is_absent_not_zero(make_driver: Any, serve: Any) -> None:
+    driver = make_driver("count 1", "gpu 0 err nvmlDeviceGetUtilizationRates 3", "gpu 0 field 82 3")
+    scrape = serve("--node", "n1", driver=driver).scrape()
+    assert scrape.value("kezek_gpu_collect_success", node="n1") == 1
+    assert "kezek_gpu_utilization_ratio" not in scrape.text
+    assert scrape.value("kezek_gpu_temperature_celsius", sensor="memory") is None
+    assert scrape.value("kezek_gpu_temperature_celsius", sensor="gpu") == 30
+
+
+def test_lost_gpu_is_down_and_the_others_are_served(make_driver: Any, serve: Any) -> None:
+    driver = make_driver("count 3")
+    served = serve("--node", "n1", driver=driver)
+    assert served.scrape().value("kezek_gpu_up", uuid=GPU(1)) == 1
+    driver.script("count 3", "gpu 1 lost 15", "gpu 2 util 80")
+    scrape = served.scrape()
+    assert scrape.value("kezek_gpu_up", uuid=GPU(1)) == 0
+    assert scrape.value("kezek_gpu_power_watts", uuid=GPU(1)) is None
+    assert scrape.value("kezek_gpu_info", uuid=GPU(1)) == 1
+    assert scrape.value("kezek_gpu_utilization_ratio", uuid=GPU(2)) == 0.8
+    assert scrape.value("kezek_gpus_live", node="n1") == 2
+    assert scrape.value("kezek_gpu_collect_success", node="n1") == 1, "that it is lost was learnt"
+
+
+def test_gpu_gone_from_the_enumeration_is_still_expected(make_driver: Any, serve: Any) -> None:
+    driver = make_driver("count 2")
+    served = serve("--node", "n1", driver=driver)
+    served.scrape()
+    driver.script("count 1", "gpu 1 lost 28")
+    scrape = served.scrape()
+    assert scrape.value("kezek_gpus_expected", node="n1") == 2
+    assert scrape.value("kezek_gpu_up", uuid=GPU(1)) == 0
+
+
+def test_gpu_missing_from_the_start(make_driver: Any, serve: Any) -> None:
+    served = serve("--node", "n1", "--gpus", "8", driver=make_driver("count 7", "gpu 2 lost 15"))
+    scrape = served.scrape()
+    assert scrape.value("kezek_gpus_expected", node="n1") == 8
+    assert scrape.value("kezek_gpus_live", node="n1") == 6
+    assert scrape.value("kezek_gpu_up", uuid=GPU(2)) is None, "its UUID was never known"
+
+
+def test_hanging_gpu_is_left_behind_and_comes_back(make_driver: Any, serve: Any) -> None:
+    driver = make_driver("count 3")
+    served = serve("--node", "n1", driver=driver)
+    served.scrape()
+    driver.script("count 3", "gpu 1 hang nvmlDeviceGetUtilizationRates", "gpu 2 util 80")
+    started_s = time.monotonic()
+    scrape = served.scrape(timeout_s=1.5)
+    took_s = time.monotonic() - started_s
+    assert 0.9 < took_s < 1.5, "the scrape ended before the scraper would have given up"
+    assert scrape.value("kezek_gpu_collect_success", node="n1") == 0
+    assert scrape.value("kezek_gpu_up", uuid=GPU(1)) == 0
+    assert scrape.value("kezek_gpu_power_watts", uuid=GPU(1)) is None
+    assert scrape.value("kezek_gpu_info", uuid=GPU(1)) == 1
+    assert scrape.value("kezek_gpu_utilization_ratio", uuid=GPU(2)) == 0.8
+    assert scrape.value("kezek_gpus_live", node="n1") == 2
+
+    threads = len(list(Path(f"/proc/{served.process.pid}/task").iterdir()))
+    started_s = time.monotonic()
+    for _ in range(5):
+        assert served.scrape().value("kezek_gpu_collect_success", node="n1") == 0
+    assert time.monotonic() - started_s < 3, "a GPU known to hang costs no second wait"
+    assert len(list(Path(f"/proc/{served.process.pid}/task").iterdir())) <= threads, "nor a second thread"
+
+    driver.script("count 3")
+    until(lambda: served.scrape().value("kezek_gpu_collect_success", node="n1") == 1)
+    assert served.scrape().value("kezek_gpu_up", uuid=GPU(1)) == 1
+
+
+def test_gpu_that_hangs_from_the_start(make_driver: Any, serve: Any) -> None:
+    served = serve("--node", "n1", driver=make_driver("count 2", "gpu 0 hang nvmlDeviceGetHandleByIndex_v2"))
+    scrape = served.scrape(timeout_s=1.5)
+    assert scrape.value("kezek_gpu_collect_success", node="n1") == 0
+    assert scrape.value("kezek_gpu_up", uuid=GPU(1)) == 1
+
+
+def test_hang_of_the_whole_driver_leaves_health_and_known_gpus(make_driver: Any, serve: Any) -> None:
+    driver = make_driver("count 1")
+    served = serve("--node", "n1", driver=driver)
+    served.scrape()
+    driver.script("count 1", "hang nvmlDeviceGetCount_v2", "gpu 0 util 40")
+    scrape = served.scrape(timeout_s=1.5)
+    assert scrape.value("kezek_gpu_collect_success", node="n1") == 0
+    assert scrape.value("kezek_gpu_utilization_ratio", uuid=GPU(0)) == 0.4
+    assert served.get("/-/healthy") == "ok\n"
+
+
+def test_failed_call_is_no_success(make_driver: Any, serve: Any) -> None:
+    driver = make_driver("count 2", "gpu 0 err nvmlDeviceGetComputeRunningProcesses_v3 999", "gpu 0 util 30")
+    scrape = serve("--node", "n1", driver=driver).scrape()
+    assert scrape.value("kezek_gpu_collect_success", node="n1") == 0
+    assert scrape.value("kezek_gpu_compute_processes", uuid=GPU(0)) is None
+    assert scrape.value("kezek_gpu_utilization_ratio", uuid=GPU(0)) == 0.3, "what was read is served"
+
+
+def test_driver_that_comes_later_is_found(make_driver: Any, serve: Any) -> None:
+    driver = make_driver("err nvmlInitWithFlags 9")
+    served = serve("--node", "n1", driver=driver)
+    before = served.scrape()
+    assert before.value("kezek_gpu_collect_success", node="n1") == 0
+    assert before.value("kezek_gpus_expected", node="n1") is None, "nobody said and nothing was counted"
+    driver.script("count 1")
+    assert served.scrape().value("kezek_gpu_collect_success", node="n1") == 1
+
+
+def test_once_without_a_library_fails(no_driver: Any, once: Any, parse: Any) -> None:
+    run = once("--node", "n1", "--gpus", "8", driver=no_driver)
+    assert run.returncode == 1
+    assert parse(run.stdout).value("kezek_gpu_collect_success", node="n1") == 0
+    assert parse(run.stdout).value("kezek_gpus_expected", node="n1") == 8
+    assert "no NVML library" in run.stderr
+
+
+def test_once_with_a_hanging_gpu_ends_and_fails(make_driver: Any, once: Any) -> None:
+    run = once("--node", "n1", driver=make_driver("count 2", "gpu 0 hang nvmlDeviceGetName"))
+    assert run.returncode == 1
+    assert f'kezek_gpu_up{{uuid="{GPU(1)}"}} 1.0' in run.stdout
+
+
+def test_once_on_a_healthy_node(make_driver: Any, once: Any) -> None:
+    assert once("--node", "n1", driver=make_driver("count 1")).returncode == 0
+
+
+def test_promtool_accepts_names_and_help(make_driver: Any, once: Any) -> None:
+    promtool = shutil.which("promtool")
+    if promtool is None:
+        pytest.skip("promtool is not installed (Debian package prometheus)")
+    run = once("--node", "n1", driver=make_driver("count 2", *FULL_GPU))
+    check = subprocess.run(
+        [promtool, "check", "metrics"], input=run.stdout, text=True, capture_output=True, check=False
+    )
+    assert (check.returncode, check.stdout + check.stderr) == (0, "")
+
+
+def test_pages(make_driver: Any, serve: Any) -> None:
+    served = serve("--node", "n1", driver=make_driver("count 1"))
+    assert "NVML" in served.get("/")
+    with pytest.raises(urllib.error.HTTPError) as refused:
+        served.get("/nothing")
+    with refused.value as answer:
+        assert answer.code == 404
+        assert b"/metrics" in answer.read()
+
+
+def test_ends_on_sigterm(make_driver: Any, serve: Any) -> None:
+    served = serve("--node", "n1", driver=make_driver("count 1"))
+    served.process.send_signal(signal.SIGTERM)
+    assert served.process.wait(DEADLINE_S) == 0
+
+
+def test_connections_are_limited(make_driver: Any, serve: Any) -> None:
+    served = serve("--node", "n1", driver=make_driver("count 1"))
+    host, _, port = served.url.removeprefix("http://").partition(":")
+    with ExitStack() as silent:
+        for _ in range(MAX_CONNECTIONS):
+            silent.enter_context(socket.create_connection((host, int(port)), DEADLINE_S))
+        with socket.create_connection((host, int(port)), DEADLINE_S) as one_more:
+            assert one_more.recv(64).startswith(b"HTTP/1.0 503")
+
+    def is_served() -> bool:
+        try:
+            return bool(served.get("/-/healthy") == "ok\n")
+        except urllib.error.HTTPError as error:
+            error.close()
+        except OSError:
+            pass  # turned away before the request was read
+        return False
+
+    until(is_served)
+
+
+@pytest.mark.parametrize(
+    ("header", "limit_s"),
+    [
+        (None, DEFAULT_SCRAPE_TIMEOUT_S - TIMEOUT_MARGIN_S),
+        ("3", 2.5),
+        ("0.6", 0.3),
+        (str(MAX_SCRAPE_TIMEOUT_S), MAX_SCRAPE_TIMEOUT_S - TIMEOUT_MARGIN_S),
+        (str(MAX_SCRAPE_TIMEOUT_S + 1), MAX_SCRAPE_TIMEOUT_S - TIMEOUT_MARGIN_S),
+        ("-1", 9.5),
+        ("0", 9.5),
+        ("nan", 9.5),
+        ("inf", 9.5),
+        ("soon", 9.5),
+    ],
+)
+def test_scrape_timeout_header(header: str | None, limit_s: float) -> None:
+    assert collection_limit_s(header) == pytest.approx(limit_s)
+
+
+@pytest.mark.parametrize("listen", ["127.0.0.1:0", "127.0.0.7:65535"])
+def test_loopback_is_accepted(listen: str) -> None:
+    host, port = loopback_address(listen)
+    assert f"{host}:{port}" == listen
+
+
+@pytest.mark.parametrize(
+    "listen", ["0.0.0.0:9", "10.0.0.1:9", "127.0.0.1:65536", "127.0.0.1:-1", "127.0.0.1", "x:1"]
+)
+def test_other_addresses_are_refused(listen: str, no_driver: Any, once: Any) -> None:
+    with pytest.raises(ValueError, match="cannot listen on"):
+        loopback_address(listen)
+    run = once("--listen", listen, driver=no_driver)
+    assert run.returncode == 2
+    assert "cannot listen on" in run.stderr
+
+
+class GatedGpu:
+    """A device that answers when it is let."""
+
+    is_simulated = False
+
+    def __init__(self) -> None:
+        self.gate = threading.Event()
+        self.counted = 0
+
+    def count(self) -> int:
+        self.counted += 1
+        return 1
+
+    def identity(self, index: int) -> GpuIdentity:
+        return GpuIdentity("GPU-x", index, "gated", None, "", "1")
+
+    def sample(self, uuid: str) -> GpuSample:
+        assert self.gate.wait(DEADLINE_S)
+        return GpuSample(uuid, is_up=True, power_w=float(self.counted))
+
+
+def test_scrapes_share_one_collection() -> None:
+    gpu = GatedGpu()
+    exporter = Exporter([NodeSpec("n1", lambda: gpu)])
+    answers: list[Any] = []
+    threads = [
+        threading.Thread(target=lambda: answers.append(exporter.collect(DEADLINE_S))) for _ in range(4)
+    ]
+    threads[0].start()
+    until(lambda: gpu.counted == 1)
+    for thread in threads[1:]:
+        thread.start()
+    with pytest.raises(CollectionBusyError):
+        exporter.collect(0.01)
+    assert gpu.counted == 1, "who gave up waiting had started nothing"
+    gpu.gate.set()
+    for thread in threads:
+        thread.join(DEADLINE_S)
+    assert len(answers) == 4
+    assert all(answer[0].is_success for answer in answers)
+    assert gpu.counted <= 2, "one collection, or two if a thread came after the first had ended"
+    exporter.collect(DEADLINE_S)
+    assert gpu.counted >= 2, "the next scrape reads anew"
+
+
+def test_lane_takes_one_call_at_a_time() -> None:
+    lane, gate = Lane("test"), threading.Event()
+    first = lane.start(gate.wait)
+    assert first is not None
+    assert lane.start(lambda: 1) is None
+    gate.set()
+    assert first.result(DEADLINE_S) is True
+    until(lambda: (future := lane.start(lambda: 2)) is not None and future.result(DEADLINE_S) == 2)
+
+
+def test_lane_hands_over_the_exception() -> None:
+    def fail() -> None:
+        raise NvmlError("nvmlAnything", 999, "text")
+
+    future = Lane("test").start(fail)
+    assert future is not None
+    with pytest.raises(NvmlError, match="999"):
+        future.result(DEADLINE_S)
+
+
+def test_loads_nothing_of_the_platform_and_stays_small(no_driver: Any, serve: Any) -> None:
+    code = (
+        "import json, sys\n"
+        "from metrics.exporter_cli import main\n"
+        "main(['--simulated', '--node', 'n1', '--once'])\n"
+        "print(json.dumps(sorted({name.partition('.')[0] for name in sys.modules})))\n"
+    )
+    run = subprocess.run(
+        [sys.executable, "-c", code],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=True,
+        env=no_driver.env(),
+    )
+    loaded = set(json.loads(run.stdout.splitlines()[-1]))
+    assert "metrics" in loaded
+    assert not loaded & {
+        *("api", "products", "scheduler", "quota", "tenants", "store", "kezek"),
+        *("ray", "sqlalchemy", "psycopg", "fastapi", "pydantic", "numpy", "typer", "rich", "httpx"),
+    }
+    served = serve("--simulated", "--node", "n1", "--gpus", "16", driver=no_driver)
+    for _ in range(20):
+        served.scrape()
+    status = Path(f"/proc/{served.process.pid}/status").read_text()
+    resident = re.search(r"^VmRSS:\s+(\d+) kB$", status, re.MULTILINE)
+    assert resident is not None
+    assert int(resident[1]) < 60 * 1024
+
+
+def test_documented_metrics_are_those_exposed(make_driver: Any, serve: Any) -> None:
+    scrape = serve("--node", "n1", driver=make_driver("count 1", *FULL_GPU)).scrape()
+    exposed = {
+        (name, scrape.kinds[name], frozenset(label for labels, _ in rows for label in labels))
+        for name, rows in scrape.samples.items()
+    }
+    documented = set()
+    for line in (ROOT / "docs" / "telemetry.md").read_text().splitlines():
+        cells = [cell.strip() for cell in line.strip("|").split("|")]
+        if line.startswith("| `kezek_"):
+            name, kind, unit, labels = cells[0].strip("`"), cells[1], cells[2], cells[3]
+            documented.add((name, kind, frozenset(re.findall(r"`(\w+)`", labels))))
+            suffix = name.removesuffix("_total").rsplit("_", 1)[-1]
+            units = {"seconds", "ratio", "bytes", "watts", "joules", "celsius", "hertz"}
+            assert unit == (suffix if suffix in units else "none"), f"{name}: the unit ends the name"
+    assert documented == exposed
