@@ -32,12 +32,13 @@ nightly: dev jobenv ## The slow proofs, with many more examples
 	tests/setup.sh
 	HYPOTHESIS_PROFILE=nightly $(BIN)/python -m pytest $(ARGS)
 
-check: dev ## Lint, types, import contracts, lock files
+check: dev ## Lint, types, import contracts, lock files, branches of the core
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy -p api -p products -p metrics -p scheduler -p quota -p tenants -p store -p kezek
 	$(BIN)/lint-imports
 	! grep -nE 'https?://|index-url|find-links' requirements/*.lock
+	$(BIN)/python -m pytest -q tests/core tests/products tests/tenants/test_identifiers.py --cov --cov-report=term-missing:skip-covered
 
 format: dev ## Format the code
 	$(BIN)/ruff format .

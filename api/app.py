@@ -15,6 +15,7 @@ from starlette.staticfiles import StaticFiles
 from api import errors
 from api.answers import Problem
 from api.context import Context
+from api.examples import EXAMPLES, POLICY_EXAMPLE
 from api.limits import BodyLimit
 from api.routes import files, health, jobs, products, public, quota, tenants
 from scheduler.dispatch.executor import Executor
@@ -54,6 +55,10 @@ class _Application(FastAPI):
             problem = Problem.model_json_schema(ref_template="#/components/schemas/{model}")
             schemas |= problem.pop("$defs", {})
             schemas["Problem"] = problem
+            for name, example in EXAMPLES.items():
+                schemas[name]["example"] = example
+            policy = document["paths"]["/v1/policies"]["post"]["requestBody"]["content"]
+            policy["application/json"]["example"] = POLICY_EXAMPLE
         return super().openapi()
 
 

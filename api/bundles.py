@@ -9,6 +9,7 @@ from pathlib import Path
 from api.errors import ApiError, ErrorCode
 from scheduler.agent.bundles import BundleStore
 from scheduler.agent.refusal import RefusalError
+from scheduler.dispatch.limits import MAX_BUNDLE_BYTES
 from scheduler.jobs import BundleRefusedError
 
 
@@ -25,4 +26,5 @@ def check(data: bytes) -> None:
         try:
             BundleStore(Path(folder)).put(hashlib.sha256(data).hexdigest(), data)
         except RefusalError as error:
-            raise ApiError(ErrorCode(error.code.value), str(error)) from error
+            numbers = {"size_bytes": len(data), "limit_bytes": MAX_BUNDLE_BYTES}
+            raise ApiError(ErrorCode(error.code.value), str(error), numbers=numbers) from error

@@ -9,10 +9,15 @@ import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from pydantic import ValidationError
 from sqlalchemy import Engine
+from sqlalchemy.exc import OperationalError
 
 from store import clock, embedded, engine, migrate, seal
 from store.settings import Settings
+
+EXIT_USAGE = 2
+"""Exit code of a wrong command line or setting."""
 
 EXIT_FAILED = 1
 """Exit code when a check did not hold, or a process could not start."""
@@ -101,9 +106,13 @@ def _policy(options: argparse.Namespace, settings: Settings) -> int:
 
 
 def _token(_options: argparse.Namespace, settings: Settings) -> int:
-    from api.operator import operator_token  # noqa: PLC0415 - rooms are loaded lazily
+    from api.operator import NoOperatorError, operator_token  # noqa: PLC0415 - rooms are loaded lazily
 
-    sys.stdout.write(operator_token(_open(settings), settings) + "\n")
+    try:
+        sys.stdout.write(operator_token(_open(settings), settings) + "\n")
+    except NoOperatorError as error:
+        sys.stderr.write(f"kezek-server token: {error}\n")
+        return EXIT_FAILED
     return 0
 
 
@@ -153,9 +162,12 @@ def _kpi(options: argparse.Namespace, settings: Settings) -> int:
     else:
         sys.stdout.write(f"{document['definition']}\n")
         for year in document["years"]:
-            sys.stdout.write(
-                f"{year['year']}: {year['added']} added, {year['cumulative']} in all, target {year['target']}\n"
+            fact = (
+                "not begun"
+                if year["added"] is None
+                else f"{year['added']} added, {year['cumulative']} in all"
             )
+            sys.stdout.write(f"{year['year']}: {fact}, target {year['target']}\n")
     return 0
 
 
@@ -196,10 +208,16 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def run(arguments: Sequence[str]) -> int:
-    """Run one command; return its exit code (0 done, 1 failed, 2 wrong command line)."""
+    """Run one command; return its exit code (0 done, 1 failed, 2 wrong command line or setting)."""
     options = _parser().parse_args(arguments)
-    settings = Settings()
-    logging.basicConfig(level=settings.log_level, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    try:
+        settings = Settings()
+        logging.basicConfig(
+            level=settings.log_level, format="%(asctime)s %(levelname)s %(name)s: %(message)s"
+        )
+    except (ValidationError, ValueError) as error:
+        sys.stderr.write(f"kezek-server {options.command}: {_settings_fault(error)}\n")
+        return EXIT_USAGE
     for chatty in ("httpx", "alembic"):
         logging.getLogger(chatty).setLevel(max(logging.WARNING, logging.getLogger().level))
     try:
@@ -209,6 +227,20 @@ def run(arguments: Sequence[str]) -> int:
         embedded.EmbeddedPostgresError,
         engine.DatabaseUrlError,
         migrate.SchemaMismatchError,
+        OSError,
     ) as error:
         sys.stderr.write(f"kezek-server {options.command}: {error}\n")
-        return EXIT_FAILED
+    except OperationalError as error:
+        sys.stderr.write(
+            f"kezek-server {options.command}: the database cannot be reached; check KEZEK_DATABASE_URL and that "
+            f"PostgreSQL runs: {str(error.orig).strip()}\n"
+        )
+    return EXIT_FAILED
+
+
+def _settings_fault(error: ValueError) -> str:
+    """Say which environment variable is wrong, and how."""
+    if not isinstance(error, ValidationError):
+        return f"a setting is wrong: {error}; docs/settings.md lists them"
+    faults = [f"KEZEK_{'_'.join(map(str, fault['loc'])).upper()}: {fault['msg']}" for fault in error.errors()]
+    return "; ".join(faults) + "; docs/settings.md lists the settings"

@@ -18,9 +18,10 @@ from store import clock
 
 @dataclass(slots=True)
 class Followers:
-    """Long polls that wait at this moment."""
+    """Long polls that wait at this moment; once the server stops (`is_ending`) they are answered at once."""
 
     waiting: int = 0
+    is_ending: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from enum import StrEnum
 from typing import Final
 from uuid import uuid4
@@ -20,12 +19,14 @@ from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 from starlette.exceptions import HTTPException
 
 from api import i18n
+from api.findings import Finding, of_refusal, of_validation
 from api.limits import BodyTooLargeError
 from products import service as products
 from products.indicator import YearWithoutTargetError
 from quota.policy import PolicyError
 from quota.service import AwardRefusedError, NoPolicyError, PolicyExistsError
 from scheduler.dispatch.executor import ExecutorError, RefusedError
+from scheduler.dispatch.limits import MAX_BUNDLE_BYTES
 from scheduler.jobs import BundleRefusedError, JobNotFoundError, JobRefusedError, JobStateError
 from tenants import errors as tenants
 from tenants.identifiers import IdentifierError
@@ -161,14 +162,6 @@ class ApiError(Exception):
         self.errors = tuple(errors)
 
 
-@dataclass(frozen=True, slots=True)
-class Finding:
-    """One thing wrong with a request: `place` as in "body.gpus", and what."""
-
-    place: str
-    message: str
-
-
 def problem(request: Request, error: ApiError, headers: Mapping[str, str] | None = None) -> JSONResponse:
     """The answer that says what is wrong; `instance` names this very occurrence, and the log has it too."""
     status = STATUS[error.code]
@@ -185,7 +178,7 @@ def problem(request: Request, error: ApiError, headers: Mapping[str, str] | None
         "detail": error.detail,
         "instance": f"urn:uuid:{uuid4()}",
         "code": error.code.value,
-        "errors": [{"place": found.place, "message": found.message} for found in error.errors],
+        "errors": [{"place": found.place, "message": found.text(language)} for found in error.errors],
         "numbers": error.numbers,
     }
     if status >= STATUS[ErrorCode.INTERNAL]:
@@ -242,7 +235,7 @@ def _refused_job(error: Exception) -> ApiError:
         return _coded(error)
     if error.code in {"BAD_JOB", "WALLTIME_MISSING"}:
         place = "walltime_s" if error.code == "WALLTIME_MISSING" else str(error.numbers.get("field", ""))
-        found = Finding(f"body.{place}", str(error))
+        found = of_refusal(f"body.{place}", str(error), error.numbers)
         return ApiError(ErrorCode.VALIDATION, str(error), numbers=error.numbers, errors=[found])
     if error.code == "BUNDLE_UNKNOWN":
         return ApiError(ErrorCode.BUNDLE_MISSING, str(error), numbers=error.numbers)
@@ -344,7 +337,10 @@ def _answer(request: Request, error: Exception) -> JSONResponse:
 def _http(error: HTTPException) -> ApiError:
     """What the web framework and the body limit refuse."""
     if isinstance(error, BodyTooLargeError):
-        return ApiError(ErrorCode.BODY_TOO_LARGE, error.detail, numbers={"limit_bytes": error.limit_bytes})
+        # An upload is cut off a little above the bundle's own limit; the one to keep to is that of the bundle.
+        limit_bytes = min(error.limit_bytes, MAX_BUNDLE_BYTES)
+        detail = f"the body is larger than {limit_bytes} bytes; send less, and data sets not at all"
+        return ApiError(ErrorCode.BODY_TOO_LARGE, detail, numbers={"limit_bytes": limit_bytes})
     code = _OF_STATUS.get(error.status_code, ErrorCode.BAD_REQUEST)
     return ApiError(code, _HTTP_DETAIL.get(code, error.detail))
 
@@ -362,8 +358,7 @@ def _clean(text: str) -> str:
 
 def _invalid(request: Request, error: RequestValidationError) -> ApiError:
     found = [
-        Finding(_clean(".".join(str(part) for part in item["loc"])), str(item["msg"]))
-        for item in error.errors()
+        of_validation(_clean(".".join(str(part) for part in item["loc"])), item) for item in error.errors()
     ]
     if any(item["type"] == "json_invalid" for item in error.errors()):
         return ApiError(ErrorCode.BAD_REQUEST, "the body is no JSON; check its syntax", errors=found)

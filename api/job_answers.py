@@ -98,7 +98,7 @@ class JobOut(BaseModel):
     """A job. Name, command, env and outputs are null for a caller who reads figures only.
 
     `place`: jobs ahead in its queue, null when it does not wait. `is_simulated`: whether its GPUs are simulated, null
-    before it got any.
+    before it got any. `exit_error_text`: what `exit_error` means and what to do, in the language asked for.
     """
 
     id: int
@@ -129,6 +129,7 @@ class JobOut(BaseModel):
     exit_code: int | None
     exit_signal: int | None
     exit_error: str | None
+    exit_error_text: str | None
     gpu_seconds: int
     submitted_at: datetime
     back_off_until: datetime | None
@@ -136,7 +137,7 @@ class JobOut(BaseModel):
     finished_at: datetime | None
 
     @classmethod
-    def of(cls, job: JobView, reason: ReasonOut | None) -> JobOut:
+    def of(cls, job: JobView, reason: ReasonOut | None, exit_error_text: str | None) -> JobOut:
         """The wire form."""
         same = ("id", "project", "organisation", "user", "queue", "state", "place", "priority", "is_held")
         marks = ("is_cancel_requested", "is_simulated", "attempts", "exit_code", "exit_signal", "exit_error")
@@ -149,6 +150,7 @@ class JobOut(BaseModel):
             env=None if text is None else dict(text.env),
             outputs=None if text is None else list(text.outputs),
             reason=reason,
+            exit_error_text=exit_error_text,
             gpus=request.gpus,
             nodes=request.nodes,
             walltime_s=request.walltime_s,

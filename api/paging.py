@@ -6,7 +6,8 @@ import base64
 import binascii
 from uuid import UUID
 
-from api.errors import ApiError, ErrorCode, Finding
+from api.errors import ApiError, ErrorCode
+from api.findings import Finding
 from api.limits import MAX_ID
 
 

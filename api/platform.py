@@ -24,7 +24,9 @@ from types import FrameType
 
 import httpx
 from sqlalchemy import Engine
+from sqlalchemy.exc import DBAPIError
 
+from api.confinement import confinement
 from api.operator import operator_token
 from api.play import Outcome, PlayError, play
 from api.processes import Child, ChildError, clean_env, stop_all
@@ -173,10 +175,10 @@ class Platform:
     def launch_ray(self) -> None:
         """Begin to start a local Ray cluster; it takes ten seconds, so the rest starts meanwhile."""
         self._ray_ready.unlink(missing_ok=True)
-        ray_dir = embedded.short_dir(self.state_dir / "ray", label="ray")
+        ray_dir = self._ray_dir()
         # What Ray kept of an earlier start (agents of other GPUs among it) is nothing to go by: our database is.
-        shutil.rmtree(ray_dir, ignore_errors=True)
-        ray_dir.mkdir(mode=0o700, exist_ok=True)
+        # The folder itself stays: ranks that outlived a killed platform have it hidden, and a new one would show.
+        _empty(ray_dir)
         token = _secret(self.state_dir / "secrets" / "ray.token")
         _, nodes, gpus = self._inventory()
         self._child(
@@ -186,6 +188,9 @@ class Platform:
             *("--token-file", str(token), "--temp-dir", str(ray_dir)),
             is_restarted=False,
         )
+
+    def _ray_dir(self) -> Path:
+        return embedded.short_dir(self.state_dir / "ray", label="ray")
 
     @property
     def _ray_ready(self) -> Path:
@@ -200,6 +205,9 @@ class Platform:
         self.wait_for("ray-local", self._ray_ready.exists)
         secrets_dir = self.state_dir / "secrets"
         inventory, _, _ = self._inventory()
+        hidden = [self._ray_dir()]
+        if self.database is not None:
+            hidden.append(embedded.short_dir(self.database.data_dir, label="pg"))
         agents = Child(
             "agents",
             self._command(
@@ -214,6 +222,7 @@ class Platform:
                 ),
                 *("--job-env", str(self.settings.job_env.absolute()), "--flavor", self.settings.flavor),
                 *(("--inventory-file", str(inventory)) if inventory else ()),
+                *(word for folder in hidden for word in ("--hide", str(folder))),
             ),
             clean_env(),
             self.state_dir / "log" / "agents.log",
@@ -278,18 +287,41 @@ class Platform:
         scheduler = [child for child in self.children if child.name in {"scheduler", "api", "exporter"}]
         stop_all(scheduler)
         agents_file = self.state_dir / "agents.json"
+        is_settled = False
         if self.engine is not None:
-            if agents_file.exists():
-                with AgentExecutor.from_files(
-                    agents_file, self.state_dir / "secrets" / "agent.secret"
-                ) as executor:
-                    requeue_all_live(self.engine, executor, at=clock.now())
-            seal.seal_once(self.engine, self.state_dir / "journal-heads.jsonl", at=clock.now())
+            try:
+                self._settle(self.engine, agents_file)
+                is_settled = True
+            except DBAPIError as error:
+                sys.stderr.write(
+                    f"kezek-server up: the database is away, jobs are settled at the next start: {error}\n"
+                )
             self.engine.dispose()
         stop_all([child for child in self.children if child not in scheduler])
         agents_file.unlink(missing_ok=True)
+        _empty(self._ray_dir())
+        has_attempts = any((self.state_dir / "agents").glob("*/attempts/*"))
+        if is_settled or not has_attempts:  # else ranks may live on, and must not see the next start's folder
+            with contextlib.suppress(OSError):
+                self._ray_dir().rmdir()
         if self.database is not None:
             self.database.stop()
+
+    def _settle(self, opened: Engine, agents_file: Path) -> None:
+        """End every rank, let its job wait again, and seal what the journal says of it."""
+        if agents_file.exists():
+            secret_file = self.state_dir / "secrets" / "agent.secret"
+            with AgentExecutor.from_files(agents_file, secret_file) as executor:
+                requeue_all_live(opened, executor, at=clock.now())
+        seal.seal_once(opened, self.state_dir / "journal-heads.jsonl", at=clock.now())
+
+
+def _empty(folder: Path) -> None:
+    for left in folder.iterdir():
+        if left.is_dir() and not left.is_symlink():
+            shutil.rmtree(left, ignore_errors=True)
+        else:
+            left.unlink(missing_ok=True)
 
 
 def _answers(url: str) -> bool:
@@ -322,14 +354,8 @@ def _announce(url: str, token: str, platform: Platform) -> None:
     simulated = all(node.is_simulated for node in view.nodes)
     kind = "simulated GPUs (no GPU was found here)" if simulated else "GPUs"
     _say(f"cluster: {len(view.nodes)} nodes, {view.gpus} {kind}")
-    protections = sorted({name for node in view.nodes for name in node.isolation})
-    if protections:
-        _say(f"ranks are confined by: {', '.join(protections)}")
-    else:
-        _say(
-            "WARNING: ranks run under the platform's own user and nothing on this machine confines them "
-            "(no Landlock): a tenant's program can read the platform's secrets. Run trusted code only."
-        )
+    for line in confinement([node.isolation for node in view.nodes], is_root=os.geteuid() == 0):
+        _say(line)
     _say(f"page:  {url}/")
     _say(f"token: {token}   (operator)")
     _say(f"try:   export KEZEK_URL={url} KEZEK_TOKEN={token}; .venv/bin/kezek cluster")

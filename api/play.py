@@ -21,7 +21,8 @@ from kezek.bundle import pack
 from sqlalchemy import Engine
 
 from quota.service import verify as verify_ledger
-from scheduler.fold import compare, fold
+from scheduler.compare import compare
+from scheduler.fold import fold
 from scheduler.model import FINAL_STATES
 from scheduler.replay import replay_all
 from store import clock, journal, seal

@@ -136,24 +136,6 @@ class OrganisationIn(Body):
         default=None, max_length=20, description="BIN, 12 digits; none for citizens and foreign bodies."
     )
 
-    model_config = ConfigDict(
-        extra="forbid",
-        json_schema_extra={
-            "example": {
-                "slug": "zhetigen-university",
-                "name": {
-                    "kk": "Жетіген техникалық университеті",
-                    "ru": "Технический университет «Жетіген»",
-                    "en": "Zhetigen Technical University",
-                },
-                "category": "university",
-                "sector": "education",
-                "region": "KZ-75",
-                "bin": "940240005121",
-            }
-        },
-    )
-
 
 class ProjectIn(Body):
     """A project to be made; the routes of the policy in force give it its queue."""
@@ -161,13 +143,6 @@ class ProjectIn(Body):
     organisation: Slug
     slug: Slug
     programme: Slug | None = None
-
-    model_config = ConfigDict(
-        extra="forbid",
-        json_schema_extra={
-            "example": {"organisation": "zhetigen-university", "slug": "digit-reading", "programme": None}
-        },
-    )
 
 
 class ProjectStatusIn(Body):
@@ -218,22 +193,6 @@ class GrantIn(Body):
     ends_at: InstantIn
     grounds: list[GroundIn] = Field(min_length=1, max_length=MAX_GROUNDS)
 
-    model_config = ConfigDict(
-        extra="forbid",
-        json_schema_extra={
-            "example": {
-                "project": "digit-reading",
-                "flavor": "h200",
-                "gpu_seconds": 144_000,
-                "starts_at": "2026-01-01T00:00:00Z",
-                "ends_at": "2027-01-01T00:00:00Z",
-                "grounds": [
-                    {"kind": "order", "body": "authorised body", "number": "EXAMPLE-12", "date": "2025-12-26"}
-                ],
-            }
-        },
-    )
-
 
 class JobIn(Body):
     """A job to be submitted."""
@@ -279,20 +238,6 @@ class JobIn(Body):
     )
     is_held: bool = Field(default=False, description="Wait until released.")
 
-    model_config = ConfigDict(
-        extra="forbid",
-        json_schema_extra={
-            "example": {
-                "project": "digit-reading",
-                "name": "digits",
-                "command": ["python", "train_digits.py", "--epochs", "20"],
-                "gpus": 2,
-                "walltime_s": 600,
-                "outputs": ["model.npz", "metrics.json"],
-            }
-        },
-    )
-
 
 class ProductIn(Body):
     """A product to be registered; it is submitted for review at once."""
@@ -306,22 +251,6 @@ class ProductIn(Body):
     started_on: date
     jobs: list[JobNumber] = Field(
         default=[], max_length=MAX_JOBS, description="Jobs of the project that the product was built by."
-    )
-
-    model_config = ConfigDict(
-        extra="forbid",
-        json_schema_extra={
-            "example": {
-                "slug": "digit-reader",
-                "project": "digit-reading",
-                "name": {"kk": "Цифр танығыш", "ru": "Распознаватель цифр", "en": "Digit reader"},
-                "description": "Reads digits of water meters.",
-                "sector": "water-supply",
-                "stage": "prototype",
-                "started_on": "2026-02-01",
-                "jobs": [17],
-            }
-        },
     )
 
 

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import logging
 import signal
+import socket
 import threading
 import uuid
 from collections.abc import Callable, Mapping
 from importlib.metadata import version
 from pathlib import Path
 from types import FrameType
+from typing import cast
 
 import uvicorn
+from fastapi import FastAPI
 from sqlalchemy import Engine
 from sqlalchemy.exc import DBAPIError
 
@@ -70,11 +73,20 @@ class _Agents:
             return self._executor
 
 
+class ApiServer(uvicorn.Server):
+    """A server whose long polls end when it is told to stop, well within the time it waits for its requests."""
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """Let the long polls answer, then wait for what is under way."""
+        cast("FastAPI", self.config.app).state.context.followers.is_ending = True
+        await super().shutdown(sockets)
+
+
 def serve(engine: Engine, settings: Settings) -> int:
     """Serve the HTTP API until SIGTERM; return the exit code."""
     agents = _Agents(settings)
     app = create_app(engine, agents.current, collectors=[ControlPlane(engine)])
-    uvicorn.Server(
+    ApiServer(
         uvicorn.Config(
             app,
             host=settings.listen_host,
@@ -102,6 +114,7 @@ def schedule(engine: Engine, settings: Settings, database_url: str, head_file: P
             cycle_interval_ms=settings.cycle_interval_ms,
             lease_ttl_s=settings.lease_ttl_s,
             node_down_after_s=settings.node_down_after_s,
+            keep_days=settings.keep_days,
         ),
     )
     ending = threading.Event()

@@ -1,13 +1,18 @@
-"""Control-plane metrics: what the scheduler's tables say at each scrape. Nothing is kept in the process.
+"""Control-plane metrics: what the scheduler's tables say when they are scraped.
 
-Every figure is read from the database, so any process may serve it and a restart loses nothing. Label values are
+Every figure is read from the database, so any process may serve it and a restart loses nothing; families are shared
+by the scrapes of CACHE_S, for the page needs no token and must not let anybody load the database. Label values are
 queues of the policy, states, flavors and quantiles: their number is bounded by the policy and the inventory, never
 by jobs or users. The labels job, instance, pod, namespace and service are the scraper's own and not used here.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+import math
+import threading
+import time
+from collections.abc import Callable, Iterable, Iterator
+from datetime import datetime
 from typing import Final
 
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
@@ -15,13 +20,15 @@ from prometheus_client.registry import Collector
 from sqlalchemy import Engine, func, select, text
 from sqlalchemy.orm import Session
 
+from quota.service import NoPolicyError, policy_in_force
 from scheduler.apply import LEASE
+from scheduler.fields import integer
 from scheduler.figures import cluster, percentile
 from scheduler.model import JobState
 from scheduler.replay import CYCLE
-from scheduler.rows import integer
 from scheduler.snapshot import LIVE
 from scheduler.tables import JobRow
+from store import clock
 from store.engine import snapshot
 from store.journal import of_kind
 from store.tables import JournalRow, LeaseRow
@@ -41,33 +48,67 @@ CYCLES: Final = 500
 QUANTILES: Final = (50, 95, 99)
 """Percentiles of the cycle's duration."""
 
+CACHE_S: Final = 5.0
+"""Age up to which one reading serves further scrapes [s]: a third of the common scrape interval of 15 s."""
+
+STATES: Final = (JobState.PENDING.value, *LIVE)
+"""States in which jobs are counted: those that wait and those that hold GPUs."""
+
 
 class ControlPlane(Collector):
     """Collector over the tables; register it where `/metrics` is served.
 
-    Cost of a scrape: O(jobs) for the cumulative figures (two grouped scans), everything else is small.
+    Cost of a reading: O(jobs) for the cumulative figures (two grouped scans), everything else is small. There is at
+    most one reading at a time and one per CACHE_S, however many scrape.
+
+    Args:
+        engine: the database.
+        elapsed_s: a clock that never goes back [s].
     """
 
-    def __init__(self, engine: Engine) -> None:
+    def __init__(self, engine: Engine, *, elapsed_s: Callable[[], float] = time.monotonic) -> None:
         self._engine = engine
+        self._elapsed_s = elapsed_s
+        self._lock = threading.Lock()
+        self._families: tuple[Metric, ...] = ()
+        self._fresh_until_s = -math.inf
 
     def describe(self) -> Iterable[Metric]:
         """Name nothing in advance, so that registering reads no database."""
         return ()
 
     def collect(self) -> Iterator[Metric]:
-        """Read every family in one snapshot of the database."""
+        """Every family, of one snapshot of the database at most CACHE_S old."""
+        with self._lock:  # who waits here finds the families that the one before read
+            if self._elapsed_s() >= self._fresh_until_s:
+                self._families = self._read()
+                self._fresh_until_s = self._elapsed_s() + CACHE_S
+            families = self._families
+        yield from families
+
+    def _read(self) -> tuple[Metric, ...]:
+        at = clock.now()
         with snapshot(self._engine) as session:
-            families = [
-                _queue_jobs(session),
+            queues = _queues_in_force(session, at)
+            return (
+                _queue_jobs(session, queues),
                 _queue_wait(session),
-                _device_seconds(session),
+                _device_seconds(session, queues),
                 _gpus(session),
                 _cycle_duration(session),
                 _unsealed(session),
                 _epoch(session),
-            ]
-        yield from families
+            )
+
+
+def _queues_in_force(session: Session, at: datetime) -> list[str]:
+    """Queues of the policy in force: what they hold is known even when it is nothing."""
+    try:
+        policy = policy_in_force(session, at)
+    except NoPolicyError:
+        return []
+    parents = {node.parent for node in policy.tree}
+    return [node.path for node in policy.tree if node.path not in parents]
 
 
 def _bounded(queues: Iterable[str]) -> dict[str, str]:
@@ -77,22 +118,20 @@ def _bounded(queues: Iterable[str]) -> dict[str, str]:
     }
 
 
-def _queue_jobs(session: Session) -> Metric:
+def _queue_jobs(session: Session, queues: Iterable[str]) -> Metric:
     family = GaugeMetricFamily(
         "kezek_queue_jobs", "Jobs that wait or hold GPUs, by queue and state.", labels=["queue", "state"]
     )
     rows = session.execute(
         select(JobRow.queue, JobRow.state, func.count().label("jobs"))
-        .where(JobRow.state.in_([JobState.PENDING.value, *LIVE]))
+        .where(JobRow.state.in_(STATES))
         .group_by(JobRow.queue, JobRow.state)
-        .order_by(JobRow.queue, JobRow.state)
     ).all()
-    labels = _bounded(row.queue for row in rows)
-    found: dict[tuple[str, str], int] = {}
+    labels = _bounded([*queues, *(row.queue for row in rows)])
+    found = {(label, state): 0 for label in labels.values() for state in STATES}
     for row in rows:
-        key = (labels[row.queue], row.state)
-        found[key] = found.get(key, 0) + row.jobs
-    for (queue, state), jobs in found.items():
+        found[labels[row.queue], row.state] += row.jobs
+    for (queue, state), jobs in sorted(found.items()):
         family.add_metric([queue, state], jobs)
     return family
 
@@ -121,17 +160,17 @@ def _queue_wait(session: Session) -> Metric:
     return family
 
 
-def _device_seconds(session: Session) -> Metric:
+def _device_seconds(session: Session, queues: Iterable[str]) -> Metric:
     family = CounterMetricFamily(
         "kezek_device_seconds", "Device-seconds charged, by queue.", labels=["queue"]
     )
     rows = session.execute(
         select(JobRow.queue, func.sum(JobRow.gpu_seconds).label("used_s")).group_by(JobRow.queue)
     ).all()
-    labels = _bounded(row.queue for row in rows)
-    found: dict[str, int] = {}
+    labels = _bounded([*queues, *(row.queue for row in rows)])
+    found = dict.fromkeys(labels.values(), 0)
     for row in rows:
-        found[labels[row.queue]] = found.get(labels[row.queue], 0) + int(row.used_s)
+        found[labels[row.queue]] += int(row.used_s)
     for queue, used_s in sorted(found.items()):
         family.add_metric([queue], used_s)
     return family

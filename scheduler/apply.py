@@ -21,6 +21,7 @@ from quota.model import Policy
 from scheduler import fit, lifecycle
 from scheduler.changes import Book, admit, take
 from scheduler.facts import Admitted, ExpireRequested
+from scheduler.fields import pending_job
 from scheduler.model import (
     Admit,
     AttemptId,
@@ -32,7 +33,7 @@ from scheduler.model import (
     Wait,
 )
 from scheduler.plan import plan_digest
-from scheduler.rows import job_fields, new_rank, pending_job
+from scheduler.rows import job_fields, new_rank
 from scheduler.snapshot import load_running
 from scheduler.tables import AllocationRow, AttemptRow, JobRow
 from store import clock, journal, lease

@@ -34,8 +34,9 @@ from scheduler.facts import (
     Settle,
     StopAttempt,
 )
+from scheduler.fields import Fields
 from scheduler.model import LIVE_STATES, JobId, JobState
-from scheduler.rows import Fields, at_or_none, attempt_fields, job_fields, job_view, verdict_to_json
+from scheduler.rows import at_or_none, attempt_fields, job_fields, job_view, verdict_to_json
 from scheduler.tables import AllocationRow, AttemptRow, JobRow
 from store import clock, journal
 from store.engine import wake

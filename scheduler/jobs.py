@@ -28,6 +28,7 @@ from scheduler.figures import (
     queue_use,
 )
 from scheduler.model import JobId, JobState
+from scheduler.shown import ArtefactView, AttemptRecord, JobText, JobView, RankRecord
 from scheduler.submission import (
     MAX_COMMAND_ARGS,
     MAX_COMMAND_BYTES,
@@ -47,14 +48,9 @@ from scheduler.submission import (
 )
 from scheduler.tables import BundleRow, JobRow
 from scheduler.views import (
-    ArtefactView,
-    AttemptRecord,
     JobNotFoundError,
     JobQuery,
-    JobText,
-    JobView,
     Page,
-    RankRecord,
     artefacts_of,
     attempts_of,
     get,

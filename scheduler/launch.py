@@ -38,9 +38,9 @@ from scheduler.dispatch.wire import (
     Signal,
 )
 from scheduler.facts import LaunchCommitted, LaunchRefused
+from scheduler.fields import slots_of
 from scheduler.lifecycle import KILL_AFTER_S
 from scheduler.model import LIVE_STATES, AttemptId, JobState, Slot
-from scheduler.rows import slots_of
 from scheduler.tables import AttemptRow, BundleRow, JobRow, JobTextRow, NodeRow
 from store import clock, journal, lease
 from store.engine import snapshot, transaction

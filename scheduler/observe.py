@@ -19,10 +19,10 @@ from scheduler.changes import UnknownJobError, take
 from scheduler.dispatch.executor import ExecutorError, RefusedError, StaleEpochError
 from scheduler.dispatch.wire import AgentCode, AttemptEvent, AttemptStatus, OutputFile, RankExit, Signal
 from scheduler.facts import AbsenceProven, NodeLost, RankExited, RankStarted
+from scheduler.fields import Fields
 from scheduler.launch import Leader
 from scheduler.lifecycle import KILL_AFTER_S, InvalidTransition
 from scheduler.model import AttemptId, JobState, NodeState
-from scheduler.rows import Fields
 from scheduler.snapshot import LIVE
 from scheduler.tables import ArtefactRow, AttemptRow, JobRow, NodeRow
 from store import clock, journal, lease

@@ -14,9 +14,9 @@ from sqlalchemy.orm import Session
 
 from quota import service as quota
 from quota.model import Policy
+from scheduler.fields import integer
 from scheduler.fold import FoldedState, fold
 from scheduler.plan import make_plan, plan_digest
-from scheduler.rows import integer
 from store import journal
 from store.engine import snapshot
 from store.journal import Record

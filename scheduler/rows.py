@@ -6,18 +6,15 @@ since the epoch (`*_ms`). The fold of the journal must give exactly these.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from datetime import datetime
-from typing import Final, cast
-from uuid import UUID
+from typing import Final
 
 from scheduler.facts import AttemptView, JobView, RankView, StopWhy, Verdict
-from scheduler.model import AttemptId, JobId, JobState, LiveAttempt, PendingJob, Request, Slot
+from scheduler.fields import Fields, optional_integer, optional_text
+from scheduler.model import AttemptId, JobId, JobState, Slot
 from scheduler.tables import AttemptRow, JobRow
 from store import clock
-
-Fields = dict[str, object]
-"""JSON values by name, as the journal holds them."""
 
 _JOB_PLAIN: Final = (
     "queue",
@@ -100,43 +97,6 @@ def new_rank(slot: Slot) -> Fields:
     }
 
 
-def integer(value: object) -> int:
-    """A JSON integer.
-
-    Raises:
-        TypeError: anything else: the row or record was not written by this platform.
-    """
-    if isinstance(value, bool) or not isinstance(value, int):
-        raise TypeError(f"expected an integer, found {value!r}")
-    return value
-
-
-def optional_integer(value: object) -> int | None:
-    """A JSON integer or null."""
-    return None if value is None else integer(value)
-
-
-def optional_text(value: object) -> str | None:
-    """A JSON text or null."""
-    return None if value is None else str(value)
-
-
-def slots_of(ranks: Sequence[Mapping[str, object]]) -> tuple[Slot, ...]:
-    """The slots of an attempt, in rank order."""
-    return tuple(Slot(str(rank["node"]), tuple(cast("list[str]", rank["gpu_uuids"]))) for rank in ranks)
-
-
-def request_of(fields: Mapping[str, object]) -> Request:
-    """What a job asks for, from its fields."""
-    return Request(
-        gpus=integer(fields["gpus"]),
-        walltime_s=integer(fields["walltime_s"]),
-        flavors=tuple(cast("list[str]", fields["flavors"])),
-        nodes=optional_integer(fields["nodes"]),
-        memory_bytes_per_rank=optional_integer(fields["memory_bytes_per_rank"]),
-    )
-
-
 def verdict_of(value: Mapping[str, object] | None) -> Verdict | None:
     """A verdict as it is stored, or None."""
     if value is None:
@@ -196,38 +156,4 @@ def _attempt_view(row: JobRow, attempt: AttemptRow) -> AttemptView:
         stop_why=None if attempt.stop_why is None else StopWhy(attempt.stop_why),
         stop_ms=ms_or_none(attempt.stop_at),
         verdict=verdict_of(attempt.verdict),
-    )
-
-
-def pending_job(job_id: int, fields: Mapping[str, object], *, is_suspended: bool) -> PendingJob:
-    """A waiting job as the plan reads it, from its fields."""
-    return PendingJob(
-        id=JobId(job_id),
-        project_id=UUID(str(fields["project_id"])),
-        queue=str(fields["queue"]),
-        request=request_of(fields),
-        priority=integer(fields["priority"]),
-        submitted_ms=integer(fields["submitted_ms"]),
-        is_held=bool(fields["is_held"]),
-        is_suspended=is_suspended,
-        back_off_until_ms=optional_integer(fields["back_off_until_ms"]) or 0,
-        attempts=integer(fields["attempts"]),
-    )
-
-
-def live_attempt(
-    attempt_id: str, job: Mapping[str, object], attempt: Mapping[str, object], ranks: Sequence[Fields]
-) -> LiveAttempt:
-    """An attempt that holds GPUs as the plan reads it, from its fields, its job's and its ranks."""
-    return LiveAttempt(
-        id=AttemptId(attempt_id),
-        job_id=JobId(integer(attempt["job_id"])),
-        project_id=UUID(str(job["project_id"])),
-        queue=str(job["queue"]),
-        request=request_of(job),
-        slots=slots_of(ranks),
-        state=JobState(str(attempt["state"])),
-        admitted_ms=integer(attempt["admitted_ms"]),
-        committed_ms=optional_integer(attempt["committed_ms"]),
-        is_stopping=attempt["stop_why"] is not None,
     )

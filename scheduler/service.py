@@ -23,7 +23,7 @@ from sqlalchemy.orm import Session
 
 from quota import service as quota
 from quota.service import NoPolicyError
-from scheduler import nodes, observe
+from scheduler import nodes, observe, retention
 from scheduler.apply import LEASE, Applied, Planned, apply
 from scheduler.dispatch import executor as executors
 from scheduler.dispatch.executor import Executor
@@ -53,6 +53,9 @@ HEAR_EVERY_S: Final = 2.0
 
 PROVE_EVERY_S: Final = 2.0
 """Pause between two looks at attempts that were told to stop and did not report their end [s]."""
+
+REMOVE_EVERY_S: Final = 60.0
+"""Pause between two rounds of removing what ended long ago [s]: retention is counted in days."""
 
 ACQUIRE_EVERY_S: Final = 0.2
 """Pause between two tries to take the lease from another holder [s]."""
@@ -84,6 +87,7 @@ class SchedulerSettings:
         cycle_interval_ms: longest pause between two cycles.
         lease_ttl_s: how long the lease lasts unless renewed.
         node_down_after_s: silence after which a node counts as down.
+        keep_days: days for which nodes keep the logs and outputs of an attempt after its end.
     """
 
     holder: str
@@ -92,6 +96,7 @@ class SchedulerSettings:
     cycle_interval_ms: int = 1_000
     lease_ttl_s: int = 10
     node_down_after_s: int = 20
+    keep_days: int = 30
 
 
 @dataclass(slots=True)
@@ -150,7 +155,7 @@ class SchedulerService:
         self._known_urls: dict[str, str] = {}
         self._heard_at: dict[str, float] = {}
         self._began = time.monotonic()
-        self._next_hear = self._next_prove = 0.0
+        self._next_hear = self._next_prove = self._next_remove = 0.0
 
     def stop(self) -> None:
         """End soon: no new cycle; what runs goes on, and a later scheduler follows it.
@@ -290,6 +295,10 @@ class SchedulerService:
             self._next_prove = time.monotonic() + PROVE_EVERY_S
         for attempt_id in told:
             self._call(pool, attempt_id, partial(observe.prove_absence, leader, attempt_id))
+        if time.monotonic() >= self._next_remove:
+            self._next_remove = time.monotonic() + REMOVE_EVERY_S
+            before = clock.now() - timedelta(days=self._settings.keep_days)
+            self._call(pool, "removal", partial(retention.remove_old, leader, before))
         return applied.is_partial
 
     def _call(self, pool: ThreadPoolExecutor, attempt_id: str, work: Callable[[], None]) -> None:

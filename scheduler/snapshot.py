@@ -8,10 +8,9 @@ from sqlalchemy import select, text
 from sqlalchemy.orm import Session
 
 from quota import service as quota
-from quota.model import Grant
+from scheduler.fields import capacity_of, grant_view, live_attempt, pending_job
 from scheduler.model import (
     LIVE_STATES,
-    GrantView,
     JobState,
     LiveAttempt,
     Node,
@@ -19,7 +18,7 @@ from scheduler.model import (
     PendingJob,
     Snapshot,
 )
-from scheduler.rows import attempt_fields, job_fields, live_attempt, pending_job
+from scheduler.rows import attempt_fields, job_fields
 from scheduler.tables import AttemptRow, GpuRow, JobRow, NodeRow
 from store import clock
 from tenants.model import ProjectStatus
@@ -87,28 +86,6 @@ def load_nodes(session: Session) -> tuple[Node, ...]:
         for row in session.scalars(select(NodeRow))
     ]
     return tuple(sorted(found, key=lambda node: node.name))
-
-
-def capacity_of(nodes: tuple[Node, ...]) -> dict[str, int]:
-    """GPUs in service per flavor: a node leaves by an operator's act, not by being down for a while."""
-    found: dict[str, int] = {}
-    for node in nodes:
-        if node.state is not NodeState.DRAINED:
-            found[node.flavor] = found.get(node.flavor, 0) + len(node.gpu_uuids)
-    return found
-
-
-def grant_view(grant: Grant) -> GrantView:
-    """What the plan needs of a grant."""
-    return GrantView(
-        id=grant.id,
-        project_id=grant.project_id,
-        flavor=grant.flavor,
-        starts_ms=grant.starts_ms,
-        ends_ms=grant.ends_ms,
-        remaining_s=grant.balance.remaining_s,
-        pending_s=grant.balance.pending_s,
-    )
 
 
 def _live(session: Session) -> tuple[LiveAttempt, ...]:

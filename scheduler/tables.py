@@ -123,6 +123,7 @@ class AttemptRow(Base):
             postgresql_where=text("state IN ('ADMITTED', 'RUNNING', 'COMPLETING')"),
         ),
         Index("ix_attempts_job", "job_id"),
+        Index("ix_attempts_kept", "ended_at", "id", postgresql_where=text("removed_at IS NULL")),
     )
 
     id: Mapped[str] = mapped_column(Text, primary_key=True)
@@ -143,6 +144,7 @@ class AttemptRow(Base):
     stop_sent_at: Mapped[datetime | None] = mapped_column(type_instant)
     verdict: Mapped[dict[str, object] | None] = mapped_column(JSONB)
     used_s: Mapped[int | None] = mapped_column(BigInteger)
+    removed_at: Mapped[datetime | None] = mapped_column(type_instant)
 
 
 class AllocationRow(Base):

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import datetime
 from typing import Final, Generic, TypeVar, cast
 from uuid import UUID
 
@@ -15,16 +14,10 @@ from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
 from scheduler import lifecycle
-from scheduler.model import JobId, JobState, Numbers, Request, Slot
-from scheduler.rows import (
-    Fields,
-    at_or_none,
-    job_fields,
-    optional_integer,
-    optional_text,
-    request_of,
-    slots_of,
-)
+from scheduler.fields import Fields, optional_integer, optional_text, request_of, slots_of
+from scheduler.model import JobId, JobState, Numbers
+from scheduler.rows import at_or_none, job_fields
+from scheduler.shown import ArtefactView, AttemptRecord, JobText, JobView, RankRecord
 from scheduler.tables import ArtefactRow, AttemptRow, JobRow, JobTextRow, NodeRow
 from tenants.authz import Action, may, visible_to
 from tenants.model import Principal, ProjectId
@@ -63,110 +56,6 @@ class JobQuery:
     queue: str | None = None
     before_id: int | None = None
     limit: int = 50
-
-
-@dataclass(frozen=True, slots=True)
-class JobText:
-    """What a person wrote of a job."""
-
-    name: str
-    command: tuple[str, ...]
-    env: Mapping[str, str]
-    outputs: tuple[str, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class RankRecord:
-    """One rank of an attempt: its place, and how it ended once it did."""
-
-    rank: int
-    node: str
-    gpu_uuids: tuple[str, ...]
-    started_at: datetime | None
-    ended_at: datetime | None
-    exit_code: int | None
-    signal: int | None
-    error: str | None
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class AttemptRecord:
-    """One execution of a job. `claim_s` and `used_s` are device-seconds; `used_s` is None until settled."""
-
-    id: str
-    number: int
-    state: JobState
-    share_class: str
-    grant_id: UUID
-    claim_s: int
-    used_s: int | None
-    ranks: tuple[RankRecord, ...]
-    admitted_at: datetime
-    dispatched_at: datetime | None
-    committed_at: datetime | None
-    started_at: datetime | None
-    ended_at: datetime | None
-    stop_why: str | None
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class JobView:
-    """Everything that is shown of a job.
-
-    Attributes:
-        place: jobs ahead in its queue's order, 0 = the next; None when it does not wait.
-        reason: why it waits (a `ReasonCode`), None before its first cycle and once it does not wait.
-        reason_numbers: the figures of that reason, as of when it became the reason.
-        slots: nodes and GPUs of the current or last attempt, in rank order.
-        is_simulated: whether the GPUs of that attempt are simulated; None before the first attempt.
-        gpu_seconds: device-seconds charged so far.
-        text: what a person wrote; None for a caller who sees figures only.
-    """
-
-    id: int
-    project_id: UUID
-    project: str
-    organisation: str
-    user_id: UUID
-    user: str
-    queue: str
-    state: JobState
-    reason: str | None
-    reason_numbers: Numbers
-    place: int | None
-    priority: int
-    request: Request
-    bundle_digest: str | None
-    is_held: bool
-    is_cancel_requested: bool
-    attempts: int
-    attempt: AttemptRecord | None
-    slots: tuple[Slot, ...]
-    is_simulated: bool | None
-    exit_code: int | None
-    exit_signal: int | None
-    exit_error: str | None
-    gpu_seconds: int
-    submitted_at: datetime
-    back_off_until: datetime | None
-    first_started_at: datetime | None
-    finished_at: datetime | None
-    text: JobText | None
-
-
-@dataclass(frozen=True, slots=True)
-class ArtefactView:
-    """A file a job kept. `digest` is the SHA-256 (hex) that the node's agent computed."""
-
-    id: int
-    job_id: int
-    attempt_id: str
-    node: str
-    rank: int
-    path: str
-    size_bytes: int
-    digest: str
-    created_at: datetime
 
 
 def get(session: Session, principal: Principal, job_id: int) -> JobView:
@@ -275,6 +164,7 @@ def attempt_record(row: AttemptRow) -> AttemptRecord:
         started_at=row.started_at,
         ended_at=row.ended_at,
         stop_why=row.stop_why,
+        removed_at=row.removed_at,
     )
 
 

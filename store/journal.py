@@ -57,6 +57,7 @@ KINDS: dict[str, str] = {
     "attempt.stopping": "an attempt is being stopped, and why",
     "attempt.exited": "a rank of an attempt ended",
     "attempt.ended": "absence of every rank is proven; the GPUs are free",
+    "attempt.removed": "the nodes of an attempt that ended long ago dropped its logs and outputs",
     "artefact.kept": "a file a job kept, with the digest its agent computed",
     "cycle.planned": "a scheduling cycle with effect: snapshot, policy, release and plan digest",
     "lease.taken": "a process became the scheduler, with its epoch",

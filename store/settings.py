@@ -37,6 +37,9 @@ class Settings(BaseSettings):
     node_down_after_s: int = Field(
         default=20, ge=2, le=3600, description="Silence after which a node counts as down."
     )
+    keep_days: int = Field(
+        default=30, ge=1, le=3650, description="How long nodes keep the logs and outputs of what ended."
+    )
     job_env: Path = Field(default=Path(".jobenv"), description="Python environment that ranks run in.")
     log_level: str = Field(default="INFO", description="Level of the processes' own logs.")
 

@@ -9,6 +9,7 @@ import asyncio
 import base64
 import itertools
 from dataclasses import dataclass
+from datetime import datetime
 from typing import Annotated
 
 from fastapi import APIRouter, Path, Query, Request
@@ -30,7 +31,7 @@ from scheduler.dispatch.executor import RefusedError
 from scheduler.dispatch.limits import MAX_WORLD_SIZE
 from scheduler.dispatch.wire import AgentCode, LogPage
 from scheduler.model import FINAL_STATES, JobState
-from scheduler.tables import ArtefactRow, JobRow
+from scheduler.tables import ArtefactRow, AttemptRow, JobRow
 from store.engine import snapshot
 from tenants import directory
 from tenants.authz import Action, visible_to
@@ -96,7 +97,7 @@ async def read_log(
         source = await run_in_threadpool(_find, ctx, caller, job_id, query)
         while True:
             page = await run_in_threadpool(_read, ctx, source, query)
-            is_late = not is_waiting or clock.time() + LOG_POLL_S > deadline
+            is_late = not is_waiting or ctx.followers.is_ending or clock.time() + LOG_POLL_S > deadline
             if page.data or page.is_complete or is_late or await request.is_disconnected():
                 return _log_answer(source, page)
             await asyncio.sleep(LOG_POLL_S)
@@ -129,9 +130,19 @@ def _find(ctx: Context, caller: Principal, job_id: int, query: LogQuery) -> _Sou
             f"attempt {record.id} has {len(record.ranks)} ranks, the last is {len(record.ranks) - 1}; "
             f"there is no rank {rank}",
         )
+    if record.removed_at is not None:
+        raise _removed(record.id, record.removed_at)
     is_sent = record.dispatched_at is not None or record.started_at is not None
     has_ended = record.ended_at is not None
     return _Source(job.state, record.id, record.ranks[rank].node if is_sent or has_ended else None)
+
+
+def _removed(attempt_id: str, at: datetime) -> ApiError:
+    return ApiError(
+        ErrorCode.OUTPUT_NOT_FOUND,
+        f"the logs and outputs of attempt {attempt_id} left its nodes on {at.date()}, when their time of keeping "
+        "was over; the digests of its files stay in the list of outputs. Run the job again to make them anew",
+    )
 
 
 def _read(ctx: Context, source: _Source, query: LogQuery) -> LogPage:
@@ -227,8 +238,9 @@ class _Kept:
 
 def _kept(session: Session, caller: Principal, job_id: int, rank: int, path: str) -> _Kept:
     """The latest file of this name that the job kept on the rank."""
-    row = session.scalar(
-        select(ArtefactRow)
+    found = session.execute(
+        select(ArtefactRow, AttemptRow.removed_at)
+        .join(AttemptRow, AttemptRow.id == ArtefactRow.attempt_id)
         .join(JobRow, JobRow.id == ArtefactRow.job_id)
         .where(
             visible_to(caller, JobRow.project_id, Action.READ_CONTENT),
@@ -238,10 +250,13 @@ def _kept(session: Session, caller: Principal, job_id: int, rank: int, path: str
         )
         .order_by(ArtefactRow.id.desc())
         .limit(1)
-    )
-    if row is None:
+    ).first()
+    if found is None:
         raise ApiError(
             ErrorCode.OUTPUT_NOT_FOUND,
             f"rank {rank} of job {job_id} kept no file {path}; list /v1/jobs/{job_id}/outputs",
         )
+    row, removed_at = found
+    if removed_at is not None:
+        raise _removed(row.attempt_id, removed_at)
     return _Kept(row.node, row.attempt_id, row.size_bytes, row.digest)

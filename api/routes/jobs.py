@@ -15,13 +15,13 @@ from api.answers import PageOut
 from api.auth import Caller, require
 from api.context import Context, Ctx, Language
 from api.errors import BODY_ERRORS, ApiError, ErrorCode, documented
-from api.i18n import instant, translate
+from api.i18n import catalogue, instant, translate
 from api.job_answers import AttemptOut, BundleOut, EventOut, EventsOut, JobOut, ReasonOut
 from api.limits import MAX_EVENTS, MAX_ID, MAX_KEY_CHARS
 from api.schemas import JobIn, JobsQuery, PageQuery
 from quota.service import policy_in_force
 from scheduler import jobs
-from scheduler.model import Numbers
+from scheduler.model import Numbers, ReasonCode
 from scheduler.model import Request as GpuRequest
 from store import journal
 from store.clock import from_ms
@@ -39,7 +39,17 @@ _ACT = documented(ErrorCode.FORBIDDEN, ErrorCode.NOT_FOUND, ErrorCode.CONFLICT, 
 
 def job_out(job: jobs.JobView, language: str) -> JobOut:
     """A job as the caller's language tells it."""
-    return JobOut.of(job, None if job.reason is None else _reason(job.reason, job.reason_numbers, language))
+    reason = None if job.reason is None else _reason(job.reason, job.reason_numbers, language)
+    return JobOut.of(job, reason, None if job.exit_error is None else _exit_error(job, language))
+
+
+def _exit_error(job: jobs.JobView, language: str) -> str:
+    """What went wrong with a job's program, and what to do about it; a code without words is named."""
+    key = f"exit_error.{job.exit_error}"
+    if key not in catalogue(language):
+        key = "exit_error.other"
+    program = "…" if job.text is None else job.text.command[0]
+    return translate(language, key, code=job.exit_error, program=program)
 
 
 def _reason(code: str, numbers: Numbers, language: str) -> ReasonOut:
@@ -50,7 +60,9 @@ def _reason(code: str, numbers: Numbers, language: str) -> ReasonOut:
             shown[name] = translate(language, f"{name}.{value}")
         elif name.endswith("_ms") and isinstance(value, int):
             shown[name] = instant(language, from_ms(value))
-    text = translate(language, f"reason.{code}", **shown)
+    special = f"never_fits.{numbers.get('limit')}"
+    is_special = code == ReasonCode.NEVER_FITS and special in catalogue(language)
+    text = translate(language, special if is_special else f"reason.{code}", **shown)
     return ReasonOut(code=code, numbers=dict(numbers), text=text)
 
 

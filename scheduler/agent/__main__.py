@@ -26,6 +26,7 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("--job-env", type=Path, default=Path(sys.base_prefix), help="environment ranks run in")
     p.add_argument("--gpus", type=int, default=8, help="number of simulated GPUs")
     p.add_argument("--flavor", default="h200", help="kind of the simulated GPUs")
+    p.add_argument("--hide", type=Path, action="append", default=[], help="folder ranks must not reach")
     p.add_argument("--simulated", action="store_true", required=True, help="the GPUs are simulated")
     return p
 
@@ -42,6 +43,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             job_env=args.job_env,
             inventory=GpuInventory.simulate(args.node, args.gpus, args.flavor),
             labels={"kezek.io/node": args.node},
+            hidden=tuple(path.resolve() for path in args.hide),
         )
     )
     server = AgentServer(agent, args.bind, args.secret_file.read_text("utf-8").strip())

@@ -59,7 +59,7 @@ class NodeAgent:
         self._config = config
         self._state = StateDir(config.state)
         self._bundles = BundleStore(self._state.bundles)
-        self._protections = survey(self._state.attempts, config.job_env)
+        self._protections = survey(self._state.attempts, config.job_env, config.hidden)
         self._launcher = Launcher(config.node, self._state, self._bundles, self._protections, config.job_env)
         self._changed = threading.Condition()
         self._attempts = dict(self._load())

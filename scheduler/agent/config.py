@@ -20,6 +20,7 @@ class AgentConfig:
         job_env: environment ranks run in, with ``bin/python``.
         inventory: its GPUs.
         labels: the node's labels.
+        hidden: the platform's folders with sockets, which ranks must not reach.
     """
 
     node: str
@@ -28,3 +29,4 @@ class AgentConfig:
     job_env: Path
     inventory: GpuInventory
     labels: Mapping[str, str]
+    hidden: tuple[Path, ...] = ()

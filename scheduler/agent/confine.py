@@ -1,7 +1,7 @@
-"""What a rank may touch: Landlock, capabilities, a uid of its own. Standard library only.
+"""What a rank may touch: mounts, Landlock, capabilities, a uid of its own. Standard library only.
 
 Source: Linux ``Documentation/userspace-api/landlock.rst`` (rights and scopes by ABI), prctl(2),
-capabilities(7), capset(2).
+capabilities(7), capset(2), unshare(2), mount(2), user_namespaces(7), mount_namespaces(7).
 """
 
 from __future__ import annotations
@@ -35,6 +35,10 @@ _READ_RIGHTS = _EXECUTE | _READ_FILE | _READ_DIR
 _SCOPE_ABSTRACT_UNIX_SOCKET, _SCOPE_SIGNAL = 1 << 0, 1 << 1
 _SCOPE_ABI = 6
 _MAX_CAPABILITY = 63
+
+_CLONE_NEWNS, _CLONE_NEWUSER = 0x0002_0000, 0x1000_0000
+_MS_RDONLY, _MS_NOSUID, _MS_NODEV, _MS_NOEXEC = 1 << 0, 1 << 1, 1 << 2, 1 << 3
+_MS_REC, _MS_PRIVATE = 1 << 14, 1 << 18
 
 _libc = ctypes.CDLL(None, use_errno=True)
 
@@ -135,6 +139,56 @@ def drop_privileges(uid: int | None) -> None:
         raise OSError(number, f"capset: {os.strerror(number)}")
 
 
+def _unshare(flags: int) -> None:
+    if _libc.unshare(ctypes.c_int(flags)) < 0:
+        number = ctypes.get_errno()
+        raise OSError(number, f"unshare({flags:#x}): {os.strerror(number)}")
+
+
+def _mount(target: str, kind: bytes | None, flags: int, options: bytes | None) -> None:
+    where = os.fsencode(target)
+    if _libc.mount(kind or b"none", where, kind, ctypes.c_ulong(flags), options) < 0:
+        number = ctypes.get_errno()
+        raise OSError(number, f"mount on {target}: {os.strerror(number)}")
+
+
+def _write_proc(name: str, text: str) -> None:
+    fd = os.open(f"/proc/self/{name}", os.O_WRONLY)
+    try:
+        os.write(fd, text.encode())
+    finally:
+        os.close(fd)
+
+
+def hide_folders(hidden: Iterable[str]) -> None:
+    """Give this process mounts of its own in which the given folders are empty and closed, for ever.
+
+    Landlock has no say in ``connect()`` to a socket with a path; who cannot walk to it cannot connect.
+    Root takes a mount namespace; anybody else takes it inside a user namespace in which his uid and gid
+    are the only ones and the same as outside. There the process holds every capability: call
+    `drop_privileges` next.
+
+    Args:
+        hidden: absolute paths of folders; each must exist, or it might appear later and be seen.
+
+    Raises:
+        OSError: the kernel, a container's filter or an administrator forbids it, or a folder is missing.
+    """
+    uid, gid = os.geteuid(), os.getegid()
+    if uid == 0:
+        _unshare(_CLONE_NEWNS)
+    else:
+        _unshare(_CLONE_NEWUSER | _CLONE_NEWNS)
+        _write_proc("setgroups", "deny")
+        _write_proc("uid_map", f"{uid} {uid} 1")
+        _write_proc("gid_map", f"{gid} {gid} 1")
+    _mount("/", None, _MS_REC | _MS_PRIVATE, None)
+    flags = _MS_RDONLY | _MS_NOSUID | _MS_NODEV | _MS_NOEXEC
+    # The longest first: a folder below another hidden one must still be there.
+    for folder in sorted({os.path.realpath(path) for path in hidden}, key=len, reverse=True):
+        _mount(folder, b"tmpfs", flags, b"mode=0,size=4k")
+
+
 def forbid_new_privileges() -> None:
     """Make set-uid programs and file capabilities powerless from here on.
 
@@ -197,19 +251,24 @@ def _allow(ruleset: int, path: str, rights: int) -> None:
         os.close(fd)
 
 
-def enter(isolation: Mapping[str, object], read: Iterable[str], write: Iterable[str]) -> None:
+def enter(
+    isolation: Mapping[str, object], read: Iterable[str], write: Iterable[str], hidden: Iterable[str]
+) -> None:
     """Apply what the agent found possible on this node; what it named must succeed.
 
     Args:
-        isolation: ``landlock`` (bool), ``drop_caps`` (bool), ``uid`` (int or null).
+        isolation: ``mount_ns``, ``landlock``, ``drop_caps`` (bool), ``uid`` (int or null).
         read: see `restrict_files`.
         write: see `restrict_files`.
+        hidden: see `hide_folders`.
 
     Raises:
         OSError: a protection that was promised cannot be put in force.
     """
+    if isolation["mount_ns"]:
+        hide_folders(hidden)
     forbid_new_privileges()
-    if isolation["drop_caps"]:
+    if isolation["drop_caps"] or isolation["mount_ns"]:
         uid = isolation["uid"]
         drop_privileges(uid if isinstance(uid, int) else None)
     if isolation["landlock"]:
@@ -217,4 +276,4 @@ def enter(isolation: Mapping[str, object], read: Iterable[str], write: Iterable[
 
 
 if __name__ == "__main__":  # the agent asks, in a process of its own, whether these can be put in force
-    enter(json.loads(sys.argv[1]), ["/"], ["/"])
+    enter(json.loads(sys.argv[1]), ["/"], ["/"], sys.argv[2:])

@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -37,31 +38,41 @@ class Protections:
 
     Attributes:
         names: as reported by the probe, ``()`` when nothing is in force.
+        mount_ns: whether it gets mounts of its own without the hidden folders.
         landlock: whether Landlock confines it.
         drop_caps: whether capabilities are dropped (root only; others have none).
         own_uid: whether each attempt gets a uid of its own.
         read: paths it may read and run.
         devices: paths it may read and write.
+        hidden: folders it finds empty and closed.
     """
 
     names: tuple[str, ...]
+    mount_ns: bool
     landlock: bool
     drop_caps: bool
     own_uid: bool
     read: tuple[str, ...]
     devices: tuple[str, ...]
+    hidden: tuple[str, ...]
 
     def isolation(self, uid: int | None) -> Isolation:
         """For one rank's spec."""
-        return {"landlock": self.landlock, "drop_caps": self.drop_caps, "uid": uid if self.own_uid else None}
+        return {
+            "mount_ns": self.mount_ns,
+            "landlock": self.landlock,
+            "drop_caps": self.drop_caps,
+            "uid": uid if self.own_uid else None,
+        }
 
 
-def survey(attempts: Path, job_env: Path) -> Protections:
+def survey(attempts: Path, job_env: Path, hidden: Sequence[Path] = ()) -> Protections:
     """Find the strongest set of protections that works here.
 
     Args:
         attempts: directory of the attempts, which a rank's own uid must be able to pass through.
         job_env: the environment ranks run in.
+        hidden: the platform's folders with sockets; they must exist.
 
     Returns:
         The protections; weaker ones when the kernel, a container or a path forbids the stronger.
@@ -70,27 +81,44 @@ def survey(attempts: Path, job_env: Path) -> Protections:
     abi = confine.landlock_abi()
     base = Path(os.path.realpath(job_env / "bin" / "python")).parent.parent
     passable = all(_others_pass(p) for p in (attempts, job_env, base))
-    own_uid = is_root and passable and _works({"landlock": False, "drop_caps": True, "uid": UID_FIRST})
-    drop_caps = own_uid or (is_root and _works({"landlock": False, "drop_caps": True, "uid": None}))
-    landlock = abi > 0 and _works({"landlock": True, "drop_caps": False, "uid": None})
+    nothing = Isolation(mount_ns=False, landlock=False, drop_caps=False, uid=None)
+    own_uid = is_root and passable and _works({**nothing, "drop_caps": True, "uid": UID_FIRST})
+    drop_caps = own_uid or (is_root and _works({**nothing, "drop_caps": True}))
+    landlock = abi > 0 and _works({**nothing, "landlock": True})
+    together = Isolation(
+        mount_ns=True, landlock=landlock, drop_caps=drop_caps, uid=UID_FIRST if own_uid else None
+    )
+    # With the others: an order of steps that the kernel refuses must not come out at the first rank.
+    mount_ns = _works(together, hidden)
     names = ["no-new-privs"]
+    names += ["mount-ns"] if mount_ns else []
     names += [f"landlock:{abi}"] if landlock else []
     names += ["caps-dropped"] if drop_caps else []
     names += ["uid:per-attempt"] if own_uid else []
     gpu_devices = sorted(str(p) for pattern in _GPU_DEVICES for p in Path("/dev").glob(pattern))
     return Protections(
         names=tuple(names),
+        mount_ns=mount_ns,
         landlock=landlock,
         drop_caps=drop_caps,
         own_uid=own_uid,
         read=(*_SYSTEM_READ, str(job_env), str(base)),
         devices=(*_DEVICES, *gpu_devices),
+        hidden=tuple(map(str, hidden)),
     )
 
 
-def _works(wanted: Isolation) -> bool:
+def _works(wanted: Isolation, hidden: Sequence[Path] = ()) -> bool:
     trial = subprocess.run(  # noqa: S603 - our own file in our own interpreter
-        [sys.executable, "-I", "-S", "-E", str(Path(confine.__file__)), json.dumps(wanted)],
+        [
+            sys.executable,
+            "-I",
+            "-S",
+            "-E",
+            str(Path(confine.__file__)),
+            json.dumps(wanted),
+            *map(str, hidden),
+        ],
         capture_output=True,
         timeout=TRIAL_TIMEOUT_S,
         check=False,

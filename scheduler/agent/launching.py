@@ -174,6 +174,7 @@ class Launcher:
             "isolation": self.protections.isolation(uid),
             "read": list(self.protections.read),
             "write": [str(files.scratch), *self.protections.devices],
+            "hidden": list(self.protections.hidden),
         }
 
     def _environment(self, lease: Lease, rank: RankLease, files: RankFiles, tmp: str) -> dict[str, str]:

@@ -154,7 +154,7 @@ class Shepherd:
             os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
             os.dup2(writer, 1)
             os.dup2(writer, 2)
-            confine.enter(spec["isolation"], spec["read"], spec["write"])
+            confine.enter(spec["isolation"], spec["read"], spec["write"], spec["hidden"])
             confine.die_with_parent(parent)
             code = "EXEC_FAILED"
             os.execvpe(spec["command"][0], spec["command"], spec["env"])  # noqa: S606 - the job's own program

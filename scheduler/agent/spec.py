@@ -11,6 +11,7 @@ from typing import TypedDict
 class Isolation(TypedDict):
     """Protections that must be put in force, or the rank does not start."""
 
+    mount_ns: bool
     landlock: bool
     drop_caps: bool
     uid: int | None
@@ -20,7 +21,8 @@ class Spec(TypedDict):
     """One rank: what to run, where, under which limits, and the files of its life.
 
     Paths are absolute. `lock` is held by the living shepherd, `control` and `notify` are FIFOs,
-    `tmp_link` is the short path that leads to the rank's temporary directory.
+    `tmp_link` is the short path that leads to the rank's temporary directory, `hidden` are folders
+    the rank finds empty and closed when `Isolation` has `mount_ns`.
     """
 
     attempt_id: str
@@ -44,3 +46,4 @@ class Spec(TypedDict):
     isolation: Isolation
     read: list[str]
     write: list[str]
+    hidden: list[str]

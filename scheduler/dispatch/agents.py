@@ -69,6 +69,7 @@ class BootstrapConfig:
         secret_file: file of the agents' secret, mode 0600.
         job_env: environment ranks run in.
         agents_file: where the agents' URLs are written.
+        hidden: the platform's folders with sockets, Ray's among them, which ranks must not reach.
     """
 
     ray_address: str
@@ -78,12 +79,13 @@ class BootstrapConfig:
     secret_file: Path
     job_env: Path
     agents_file: Path
+    hidden: tuple[Path, ...]
 
 
 class AgentHost:
     """Body of the Ray actor."""
 
-    def __init__(self, node: AgentNode, state: str, secret_file: str, job_env: str) -> None:
+    def __init__(self, node: AgentNode, config: BootstrapConfig) -> None:
         """Start the agent and serve it.
 
         Raises:
@@ -93,13 +95,14 @@ class AgentHost:
             AgentConfig(
                 node=node.name,
                 address=node.address,
-                state=Path(state) / node.name,
-                job_env=Path(job_env),
+                state=config.state / node.name,
+                job_env=config.job_env,
                 inventory=GpuInventory(node.gpus, node.simulated),
                 labels={NODE_LABEL: node.name},
+                hidden=config.hidden,
             )
         )
-        secret = Path(secret_file).read_text("utf-8").strip()
+        secret = config.secret_file.read_text("utf-8").strip()
         self._server = _bind(agent, node.address, secret)
         threading.Thread(target=self._server.serve_forever, name="agent-http", daemon=True).start()
 
@@ -159,7 +162,7 @@ def bootstrap(config: BootstrapConfig) -> dict[str, str]:
                 max_restarts=-1,
                 max_task_retries=-1,
             )
-            .remote(node, str(config.state), str(config.secret_file), str(config.job_env))
+            .remote(node, config)
             for node in config.nodes
         ]
         found: list[str] = ray.get(
@@ -231,6 +234,13 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("--state", type=Path, required=True, help="directory of the agents' states")
     p.add_argument("--job-env", type=Path, default=Path(sys.base_prefix), help="environment ranks run in")
     p.add_argument("--agents-file", type=Path, required=True, help="where the agents' URLs are written")
+    p.add_argument(
+        "--hide",
+        type=Path,
+        action="append",
+        default=[],
+        help="folder ranks must not reach, besides Ray's own",
+    )
     p.add_argument("--flavor", default="h200", help="kind of the simulated GPUs")
     p.add_argument("--inventory-file", type=Path, help="real GPUs as JSON; without it they are simulated")
     return p
@@ -251,6 +261,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             secret_file=args.secret_file.resolve(),
             job_env=args.job_env.absolute(),
             agents_file=args.agents_file.resolve(),
+            hidden=tuple(path.resolve() for path in (Path(Fields(ready).text("temp_dir")), *args.hide)),
         )
     )
     for node, url in urls.items():

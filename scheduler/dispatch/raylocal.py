@@ -1,4 +1,4 @@
-"""A Ray cluster on this machine: one head and several nodes on loopback addresses.
+"""A Ray cluster on this machine: one head and several nodes on the loopback address.
 
 Runs in the foreground as a process of its own; stops what it started, and nothing else, on
 SIGTERM, SIGINT or its parent's death. What was found about Ray stands in ADR 0004.
@@ -25,7 +25,8 @@ from typing import Any, Protocol, cast
 
 NODE_LABEL = "kezek.io/node"
 """Label of a Ray node that holds its name; Ray's own node ids change with every restart."""
-HEAD_ADDRESS = "127.0.0.1"
+RAY_ADDRESS = "127.0.0.1"
+"""Address of the head and of all nodes: on any other, even of the loopback net, Ray listens to the world."""
 MAX_NODES = 64
 """Nodes on one machine: each costs 150 MB."""
 MAX_TEMP_DIR_CHARS = 40
@@ -49,7 +50,7 @@ class LocalRayConfig:
         gpus_per_node: GPUs each claims in Ray's books.
         token_file: file of Ray's authentication token, mode 0600.
         ready_file: written when everything is up.
-        temp_dir: Ray's temporary directory, short; None makes one and removes it at the end.
+        temp_dir: private folder for Ray's files, short; None makes one and removes it at the end.
     """
 
     nodes: int
@@ -61,7 +62,7 @@ class LocalRayConfig:
 
 @dataclass(frozen=True, slots=True)
 class LocalNode:
-    """A node of the cluster."""
+    """A node of the cluster: told from the others by its label; `address` is for its agent and ranks."""
 
     name: str
     address: str
@@ -129,7 +130,7 @@ def set_environment(token_file: Path, temp_dir: Path) -> None:
 
     Args:
         token_file: file of the authentication token.
-        temp_dir: holds the head's store, which lets it come back after a crash, and keeps Ray out of
+        temp_dir: private folder; holds the head's store, which lets it come back after a crash, and keeps Ray out of
             the host-wide ``/tmp/ray``, through which clusters of one host would find each other.
     """
     storage = temp_dir / "gcs"
@@ -151,16 +152,18 @@ def set_environment(token_file: Path, temp_dir: Path) -> None:
         os.environ.pop(name, None)  # another cluster's must not leak in
 
 
-def _node_arguments(temp_dir: Path, address: str) -> dict[str, object]:
+def _node_arguments(temp_dir: Path) -> dict[str, object]:
     agent_http, agent_grpc, metrics, runtime_env = free_ports(4)
     return {
-        "node_ip_address": address,
+        "node_ip_address": RAY_ADDRESS,
         "object_store_memory": OBJECT_STORE_BYTES,
         "temp_dir": str(temp_dir),
         "dashboard_agent_listen_port": agent_http,
         "metrics_agent_port": agent_grpc,
         "metrics_export_port": metrics,
         "runtime_env_agent_port": runtime_env,
+        # Its job server takes commands on a socket in Ray's folder without asking for the token.
+        "include_dashboard": False,
     }
 
 
@@ -181,42 +184,41 @@ def local_ray(config: LocalRayConfig) -> Iterator[LocalCluster]:
             stack.callback(shutil.rmtree, made, ignore_errors=True)
         else:
             made = config.temp_dir
-        if len(str(made)) > MAX_TEMP_DIR_CHARS:
+        rays = made / "r"  # Ray opens its folder to everybody (0777); the one above stays closed
+        if len(str(rays)) > MAX_TEMP_DIR_CHARS:
             raise ValueError(
-                f"{made} is longer than {MAX_TEMP_DIR_CHARS} characters; give Ray a shorter --temp-dir"
+                f"{rays} is longer than {MAX_TEMP_DIR_CHARS} characters; give Ray a shorter --temp-dir"
             )
+        made.mkdir(mode=0o700, exist_ok=True)
+        made.chmod(0o700)
         set_environment(config.token_file, made)
         from ray.cluster_utils import Cluster  # noqa: PLC0415 - reads the environment when it is imported
 
-        gcs_port, dashboard_port = free_ports(2)
+        gcs_port, unused_port = free_ports(2)
         cluster = Cluster(
             initialize_head=True,
             head_node_args={
-                **_node_arguments(made, HEAD_ADDRESS),
+                **_node_arguments(rays),
                 "num_cpus": 1,
                 "num_gpus": 0,
                 "gcs_server_port": gcs_port,
                 "include_log_monitor": False,
-                "include_dashboard": True,
-                "dashboard_host": HEAD_ADDRESS,
-                "dashboard_port": dashboard_port,
+                "dashboard_port": unused_port,  # Ray tries it even without a dashboard, else always 8265
             },
         )
         stack.callback(cluster.shutdown)
         nodes = [LocalNode(f"n{i}", f"127.0.0.{i + 2}", config.gpus_per_node) for i in range(config.nodes)]
         for node in nodes:
             arguments: dict[str, Any] = {
-                **_node_arguments(made, node.address),
+                **_node_arguments(rays),
                 "num_cpus": 1,
                 "num_gpus": node.gpus,
-                "include_dashboard": False,
                 "labels": {NODE_LABEL: node.name},
             }
             cluster.add_node(**arguments)
-            _logger.info("node %s is up on %s", node.name, node.address)
+            _logger.info("node %s is up", node.name)
         ready: dict[str, object] = {
-            "address": f"{HEAD_ADDRESS}:{gcs_port}",
-            "dashboard_url": f"http://{HEAD_ADDRESS}:{dashboard_port}",
+            "address": f"{RAY_ADDRESS}:{gcs_port}",
             "temp_dir": str(made),
             "pid": os.getpid(),
             "nodes": [asdict(node) for node in nodes],
@@ -247,7 +249,7 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("--gpus", type=int, default=8, help="GPUs of each node in Ray's books")
     p.add_argument("--token-file", type=Path, required=True, help="file of Ray's token, mode 0600")
     p.add_argument("--ready-file", type=Path, required=True, help="written when the cluster is up")
-    p.add_argument("--temp-dir", type=Path, help="Ray's temporary directory; a short path")
+    p.add_argument("--temp-dir", type=Path, help="private folder for Ray's files; a short path")
     return p
 
 

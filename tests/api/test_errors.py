@@ -13,6 +13,7 @@ from sqlalchemy import text
 
 from api.app import create_app
 from api.errors import STATUS, ErrorCode
+from api.findings import Finding, of_refusal
 from api.i18n import LANGUAGES, catalogue
 from store.engine import open_engine, transaction
 from tests.api.conftest import BINS, GROUND, NAMES, POLICY, World, bundle
@@ -310,7 +311,8 @@ def test_a_body_is_cut_off_while_it_streams(world: World) -> None:
         headers={"Content-Type": "application/gzip"},
     )
     assert answer.json()["code"] == "BODY_TOO_LARGE"
-    assert answer.json()["numbers"] == {"limit_bytes": 9 * 1024 * 1024}
+    assert answer.json()["numbers"] == {"limit_bytes": 8 * 1024 * 1024}
+    assert str(8 * 1024 * 1024) in answer.json()["detail"]
 
 
 @pytest.mark.parametrize(("size", "code"), [(8 * 1024 * 1024 + 1, "BODY_TOO_LARGE"), (0, "BUNDLE_INVALID")])
@@ -323,6 +325,48 @@ def test_a_bundle_has_its_own_limits(world: World, size: int, code: str) -> None
         headers={"Content-Type": "application/gzip"},
     )
     assert answer.json()["code"] == code
+    assert answer.json()["numbers"] == {"limit_bytes": 8 * 1024 * 1024, "size_bytes": size}
+
+
+@pytest.mark.parametrize(
+    ("changes", "place", "text"),
+    [
+        ({"gpus": 0}, "body.gpus", "должно быть не меньше 1"),
+        ({"gpus": "x"}, "body.gpus", "должно быть целым числом"),
+        ({"colour": 1}, "body.colour", "такого поля нет"),
+        ({"env": {"A=B": "1"}}, "body.env.A=B.[key]", "неверная запись, образец: "),
+        ({"command": ["a\0b"]}, "body.command.0", "неверная запись, образец: "),
+    ],
+)
+def test_findings_come_in_the_language_asked_for(
+    world: World, changes: dict[str, Any], place: str, text: str
+) -> None:
+    body = {"project": "uni-project", "command": ["true"], "gpus": 1, "walltime_s": 60, **changes}
+    answer = world.call(
+        "uni-researcher", "POST", "/v1/jobs", json=body, headers={"Accept-Language": "ru"}
+    ).json()
+    assert answer["code"] == "VALIDATION"
+    assert [(one["place"], text in one["message"]) for one in answer["errors"]] == [(place, True)], answer
+    assert answer["detail"].isascii()
+
+
+@pytest.mark.parametrize(
+    ("numbers", "text"),
+    [
+        ({"field": "name", "limit": 3, "found": 4}, "is 4, the limit is 3; lower it"),
+        ({"field": "command", "least": 1}, "must be 1 or more"),
+        ({"queue": "science"}, "queue science has no default walltime; name one"),
+        ({"field": "env"}, "holds a character that no program can be given; remove it"),
+    ],
+)
+def test_what_the_scheduler_refuses_has_words(numbers: dict[str, int | str], text: str) -> None:
+    found = of_refusal("body.x", "said in English", numbers)
+    assert found.text("en") == text
+    for language in ("kk", "ru"):
+        assert not {"{", "}"} & set(found.text(language))
+        assert "English" not in found.text(language)
+    assert Finding("body.x", "said in English").text("en") == "said in English"
+    assert "said in English" in Finding("body.x", "said in English").text("kk")
 
 
 def test_a_bundle_that_leaves_its_folder_is_refused_at_upload(world: World) -> None:

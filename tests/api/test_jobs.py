@@ -6,8 +6,9 @@ from datetime import timedelta
 from typing import Any
 
 import pytest
-from sqlalchemy import func, select
+from sqlalchemy import func, select, update
 
+from api.i18n import LANGUAGES, translate
 from api.tables import IdempotencyRow
 from scheduler.dispatch.fake import FakeExecutor, Script
 from scheduler.model import JobState
@@ -335,3 +336,20 @@ def test_readiness_names_what_is_missing(world: World) -> None:
     assert "start one" in checks["scheduler"]["reason"]
     assert world.call(None, "GET", "/healthz").json() == {"status": "ok"}
     assert world.call(None, "GET", "/metrics").status_code == 200
+
+
+@pytest.mark.parametrize("language", LANGUAGES)
+@pytest.mark.parametrize(("code", "key"), [("EXEC_NOT_FOUND", "EXEC_NOT_FOUND"), ("NO_PORT", "other")])
+def test_what_went_wrong_with_a_program_is_told_with_what_to_do(
+    world: World, language: str, code: str, key: str
+) -> None:
+    number = world.job(command=["trian.py"]).json()["id"]
+    world.run(number, state=JobState.FAILED)
+    with transaction(world.engine) as session:
+        session.execute(update(JobRow).where(JobRow.id == number).values(exit_error=code))
+    headers = {"Accept-Language": language}
+    job = world.call("uni-researcher", "GET", f"/v1/jobs/{number}", headers=headers).json()
+    assert job["exit_error"] == code
+    assert job["exit_error_text"] == translate(language, f"exit_error.{key}", program="trian.py", code=code)
+    hidden = world.call("auditor", "GET", f"/v1/jobs/{number}", headers=headers).json()
+    assert "trian.py" not in hidden["exit_error_text"]

@@ -9,6 +9,7 @@ import pytest
 import schemathesis
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
+from jsonschema import Draft202012Validator
 from schemathesis.checks import not_a_server_error
 from schemathesis.specs.openapi.checks import (
     content_type_conformance,
@@ -16,6 +17,7 @@ from schemathesis.specs.openapi.checks import (
     status_code_conformance,
 )
 
+from quota.policy import parse_policy
 from scheduler.apply import LEASE
 from store import lease
 from store.engine import transaction
@@ -80,8 +82,38 @@ def test_every_reference_leads_somewhere(document: Any) -> None:
     wanted = {reference.rpartition("/")[2] for reference in references(document)}
     assert wanted <= set(schemas)
     assert "HTTPValidationError" not in schemas
-    for name in ("JobIn", "OrganisationIn", "ProjectIn", "GrantIn", "ProductIn"):
-        assert schemas[name]["example"], name
+
+
+def test_every_object_has_an_example_that_holds_to_its_schema(document: Any) -> None:
+    schemas = document["components"]["schemas"]
+    objects = [name for name, schema in schemas.items() if schema.get("type") == "object"]
+    assert sorted(name for name in objects if "example" not in schemas[name]) == []
+    assert len(objects) > 50
+    rooted = {"components": {"schemas": schemas}}
+    for name in objects:
+        schema = rooted | {"$ref": f"#/components/schemas/{name}"}
+        check = Draft202012Validator(schema, format_checker=Draft202012Validator.FORMAT_CHECKER)
+        assert [error.message for error in check.iter_errors(schemas[name]["example"])] == [], name
+        # An example shows every field of an answer, and only fields that there are.
+        shown, known = set(schemas[name]["example"]), set(schemas[name]["properties"])
+        assert shown == known if name.endswith("Out") else shown <= known, name
+
+
+def test_every_body_and_answer_is_an_object_with_an_example_or_a_text(document: Any) -> None:
+    for path, method, operation in operations(document):
+        bodies = [operation.get("requestBody", {}), *operation["responses"].values()]
+        for media, content in ((m, c) for body in bodies for m, c in body.get("content", {}).items()):
+            if "json" in media:
+                schema = content["schema"]
+                name = schema.get("$ref", "").rpartition("/")[2]
+                found = document["components"]["schemas"][name] if name else content
+                assert found["example"], f"{method} {path}"
+
+
+def test_the_example_of_a_policy_is_one(document: Any) -> None:
+    content = document["paths"]["/v1/policies"]["post"]["requestBody"]["content"]["application/json"]
+    Draft202012Validator(content["schema"]).validate(content["example"])
+    assert parse_policy(content["example"]).version == "2026-1"
 
 
 schemathesis.serializer.alias("application/gzip", "application/octet-stream")

@@ -68,7 +68,7 @@ def test_the_page_needs_nothing_from_elsewhere(world: World) -> None:
 
 def test_a_platform_without_nodes_shows_no_data_not_zero(bare: World) -> None:
     page = Page(bare.call(None, "GET", "/?lang=en").text)
-    assert "No jobs yet: the platform is idle." in page.text
+    assert "No jobs are running or waiting now." in page.text
     gpus = page.text.split("GPUs", 2)[1]
     assert "No data" in gpus
     assert "No product is registered yet." in page.text
@@ -116,4 +116,4 @@ def test_figures_are_written_as_each_language_does() -> None:
     assert duration("en", 5400) == "1.5 h"
     assert duration("en", 59) == "59 s"
     assert translate("en", "no.such.key") == "no.such.key"
-    assert translate("en", "reason.NO_CAPACITY", gpus=3) == "The job needs 3 GPUs of {flavor}; free: {free}."
+    assert translate("en", "reason.NO_CAPACITY", gpus=3) == "GPUs of {flavor} the job needs: 3, free: {free}."

@@ -107,10 +107,19 @@ def test_every_refusal_has_its_words_and_its_exit_code(platform):
     never = platform.kezek("submit", "train.py", "-p", "aurora", "--gpus", "9", KEZEK_LANG="ru")
     assert never.code == 4
     assert "самое большое задание, которое поместится: 8 GPU" in never.err
+    strange = platform.kezek("submit", "train.py", "-p", "aurora", "--gpus", "1", "--flavor", "b200")
+    assert strange.code == 4
+    assert "Ask for a flavor there is: --flavor; in service: h200" in strange.err
+    absent = platform.kezek(
+        "submit", "--command", "trian.py", "-p", "aurora", "--gpus", "1", "-t", "5m", "--wait"
+    )
+    assert absent.code == 1
+    assert "there is no program trian.py" in absent.out
+    assert "[EXEC_NOT_FOUND]" in absent.out
     invalid = platform.kezek("submit", "train.py", "-p", "Not A Slug", "--gpus", "1")
     assert invalid.code == 2
     assert "VALIDATION (422)" in invalid.err
-    assert "body.project" in invalid.err
+    assert "--project: " in invalid.err
     assert platform.kezek("kpi", "--year", "2031").code == 2
 
     assert platform.kezek("job", "1", KEZEK_TOKEN=platform.stranger).code == 3

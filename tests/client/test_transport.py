@@ -444,7 +444,7 @@ def test_a_terminal_shows_a_live_bar_and_colours_unless_told_not_to(faulty: Faul
     faulty.says(ok(waits), ok(waits), ok(JOB | {"state": "RUNNING", "attempt": attempt}), ok(JOB))
     code, drawn = in_terminal(faulty, tmp_path, "job", "7", "-w")
     assert code == 0
-    assert "Job 7: waiting, held; release it first" in drawn
+    assert "Job 7: waiting in the queue, held; release it first" in drawn
     assert "Jobs ahead: 3" in drawn
     assert "of 1 min" in drawn
     assert "Job 7: completed" in drawn.splitlines()[-1]

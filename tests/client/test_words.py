@@ -5,37 +5,54 @@ from __future__ import annotations
 import re
 import stat
 import string
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
 import typer.main
-from kezek.cli import app
+from kezek.cli import app, main
+from kezek.errors import FieldError
 from kezek.exits import Exit, exit_of
+from kezek.fields import Fields
 from kezek.messages import LANGUAGES, Messages, catalogue, choose_language
-from kezek.model import FINAL_STATES
+from kezek.model import FINAL_STATES, Job
+from kezek.places import OPTIONS, option_of
 from kezek.settings import Settings, config_path, read_settings, write_settings
 from kezek.submission import Typed, prepare
 from kezek.terminal import explain
 from kezek.units import parse_duration_s, parse_size_bytes
 
 import kezek
+from api import i18n
 from api.errors import ErrorCode
-from kezek import ApiError, ConfigError, NetworkError, UsageFaultError
+from api.schemas import JobIn
+from kezek import ApiError, ConfigError, NetworkError, UsageFaultError, show
 from products.model import ProductStatus, Stage
 from scheduler import model
 from scheduler.fit import Limit
+from scheduler.lifecycle import FINAL_CODES
 from scheduler.order import RULES
 from scheduler.plan import AGED
 from tenants.model import Sector
 
 SOURCE = Path(kezek.__file__).parent
-DOCS = Path(__file__).resolve().parents[2] / "docs" / "cli.md"
+ROOT = Path(__file__).resolve().parents[2]
+DOCS = ROOT / "docs" / "cli.md"
+RANK_ERROR = re.compile(r'"((?:EXEC|ISOLATION|OUTPUTS|SHEPHERD)_[A-Z_]+)"')
+EXIT_ERRORS = FINAL_CODES | {
+    code
+    for path in (ROOT / "scheduler").rglob("*.py")
+    for code in RANK_ERROR.findall(path.read_text("utf-8"))
+}
 FROM_THE_PLATFORM = {
     "state": {state.value for state in model.JobState},
-    "reason": {code.value for code in model.ReasonCode} | {"other"},
+    "reason": {code.value for code in model.ReasonCode} | {"other", "not_yet"},
     "rule": {rule.name for rule in RULES} | {AGED},
     "limit": {limit.value for limit in Limit},
+    "exit_error": EXIT_ERRORS | {"other"},
+    "never_fits": {Limit.FLAVOR, Limit.QUEUE},
+    "never_fits_hint": {Limit.FLAVOR, Limit.QUEUE},
     "sector": {sector.value for sector in Sector},
     "stage": {stage.value for stage in Stage},
     "product_status": {status.value for status in ProductStatus},
@@ -58,6 +75,124 @@ def test_the_catalogues_say_the_same_in_three_languages() -> None:
         assert min(map(len, (kk[key].strip(), ru[key].strip(), en[key].strip()))) > 0, key
     same = {key for key in en if en[key] in {kk[key], ru[key]}}
     assert same == SAME_ON_PURPOSE
+
+
+@pytest.mark.parametrize("language", LANGUAGES)
+@pytest.mark.parametrize("section", ["state", "exit_error", "never_fits"])
+def test_the_client_and_the_platform_say_the_same_words(section: str, language: str) -> None:
+    def words(texts: Mapping[str, str]) -> dict[str, str]:
+        return {
+            key: text.casefold().rstrip(".") for key, text in texts.items() if key.startswith(f"{section}.")
+        }
+
+    assert words(catalogue(language)) == words(i18n.catalogue(language))
+    assert words(catalogue(language))
+
+
+def job(**changes: object) -> Job:
+    plain: dict[str, object] = {
+        "id": 7, "project": "p", "queue": "q", "state": "PENDING", "name": "n", "command": ["trian.py"], "reason": None,
+        "place": 0, "gpus": 2, "nodes": None, "walltime_s": 60, "flavors": ["h200"], "is_held": False,
+        "is_cancel_requested": False, "is_simulated": True, "attempts": 1, "exit_code": None, "exit_signal": None,
+        "exit_error": None, "exit_error_text": None, "gpu_seconds": 0, "submitted_at": "2026-01-01T00:00:00Z",
+        "first_started_at": None, "finished_at": None,
+        "attempt": {
+            "started_at": None,
+            "ranks": [
+                {"rank": 0, "node": "n0", "gpu_uuids": ["a", "b"], "exit_code": None, "signal": None, "error": None}
+            ],
+        },
+    }  # fmt: skip
+    return Job.of(Fields(plain | changes, "job"))
+
+
+def test_where_a_job_runs_is_told_while_it_holds_gpus() -> None:
+    en = Messages("en")
+    for state in model.JobState:
+        told = dict(show.job_pairs(job(state=state.value), en))
+        is_live = state in {"ADMITTED", "RUNNING", "COMPLETING"}
+        assert told.get("placement") == ("n0 (GPUs: 2); simulated" if is_live else None), state
+        assert told.get("reason") == ("not looked at yet" if state == "PENDING" else None), state
+
+
+@pytest.mark.parametrize("language", LANGUAGES)
+def test_a_program_that_cannot_run_is_told_with_what_to_do(language: str) -> None:
+    messages = Messages(language)
+    said = show.exit_text(job(state="FAILED", exit_error="EXEC_NOT_FOUND"), messages)
+    assert "trian.py" in said
+    assert said.endswith("python train.py [EXEC_NOT_FOUND]")
+    hidden = show.exit_text(job(state="FAILED", exit_error="EXEC_NOT_FOUND", command=None), messages)
+    assert "…" in hidden
+    newer = show.exit_text(job(exit_error="NEW_ONE", exit_error_text="told by the platform"), messages)
+    assert newer == "told by the platform [NEW_ONE]"
+    assert "NO_PORT" in show.exit_text(job(exit_error="NO_PORT"), messages)
+
+
+@pytest.mark.parametrize("language", LANGUAGES)
+@pytest.mark.parametrize("limit", ["flavor", "queue"])
+def test_advice_on_what_never_fits_is_of_its_limit(language: str, limit: str) -> None:
+    numbers: dict[str, int | str] = {
+        "limit": limit, "queue": "science", "gpus": 1, "walltime_s": 60, "max_gpus": 0, "flavors": "h200,l40s",
+    }  # fmt: skip
+    lines = explain(ApiError(code="NEVER_FITS", status=422, title="T", numbers=numbers), Messages(language))
+    assert ("h200,l40s" if limit == "flavor" else "science") in lines[1]
+    assert " 0" not in lines[1]
+    assert lines[2] != catalogue(language)["hint.NEVER_FITS"]
+    assert ("h200,l40s" in lines[2]) == (limit == "flavor")
+
+
+def test_a_refused_value_is_named_by_its_option() -> None:
+    assert set(OPTIONS.values()) <= set().union(*commands().values())
+    sent = {f"body.{name}" for name in JobIn.model_fields} - {"body.bundle", "body.priority", "body.is_held"}
+    assert sent <= set(OPTIONS)
+    assert option_of("body.flavors.0") == "--flavor"
+    assert option_of("body.bundle") == "body.bundle"
+    found = (FieldError("body.walltime_s", "M1"), FieldError("body.env.A", "M2"))
+    refused = ApiError(
+        code="VALIDATION", status=422, title="T", detail="body.walltime_s: English", errors=found
+    )
+    lines = explain(refused, Messages("ru"))
+    assert lines[:3] == ["T", "--walltime: M1", "--env: M2"]
+    assert not any("English" in line for line in lines)
+
+
+@pytest.mark.parametrize("language", LANGUAGES)
+@pytest.mark.parametrize(
+    ("arguments", "key", "values"),
+    [
+        ("submit x.py -p p --gpus 0", "at_least", {"name": "--gpus", "least": 1, "command": "kezek submit"}),
+        ("submit x.py -g 1", "missing", {"name": "--project", "command": "kezek submit"}),
+        ("submit x.py --gpu 1", "no_such_option", {"name": "--gpu", "command": "kezek submit"}),
+        ("submit x.py --gpus", "needs_value", {"name": "--gpus", "command": "kezek"}),
+        ("jobs --limit 0", "range", {"name": "--limit", "least": 1, "most": 10_000, "command": "kezek jobs"}),
+        ("jobs -o xml", "choice", {"name": "--output", "choices": "table, json", "command": "kezek jobs"}),
+        ("job", "missing", {"name": "JOB", "command": "kezek job"}),
+        ("job x", "at_least", {"name": "JOB", "least": 1, "command": "kezek job"}),
+        ("jbos", "not_understood", {"command": "kezek"}),
+        (
+            "products register s -p p --name-kk a --name-ru b --name-en c --sector s --stage s --started-on x",
+            "bad_value",
+            {"name": "--started-on", "command": "kezek products register"},
+        ),
+    ],
+)
+def test_what_the_parser_refuses_is_told_in_the_readers_language(
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    language: str,
+    arguments: str,
+    key: str,
+    values: dict[str, str | int],
+) -> None:
+    monkeypatch.setattr("sys.argv", ["kezek", *arguments.split()])
+    monkeypatch.setenv("KEZEK_LANG", language)
+    monkeypatch.delenv("KEZEK_PROJECT", raising=False)
+    with pytest.raises(SystemExit) as ended:
+        main()
+    assert ended.value.code == Exit.USAGE
+    said = capsys.readouterr()
+    assert said.err == Messages(language).say(f"usage.{key}", **values) + "\n"
+    assert said.out == ""
 
 
 @pytest.mark.parametrize("section", FROM_THE_PLATFORM)

@@ -10,10 +10,12 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from ipaddress import ip_address
 from pathlib import Path
 from typing import Any
 
 import httpx
+import psutil
 import pytest
 
 from scheduler.dispatch.executor import AgentExecutor
@@ -192,24 +194,74 @@ def test_a_users_ray_program_sees_exactly_the_leased_gpus(executor: AgentExecuto
     assert result == {"gpus": 2.0, "nodes": 1, "mine": sorted([gpus[3].uuid, gpus[6].uuid])}
 
 
-def test_a_stranger_and_a_tenant_cannot_submit_to_ray(cluster: Cluster, executor: AgentExecutor) -> None:
-    jobs = f"{cluster.ready['dashboard_url']}/api/jobs/"
-    body = {"entrypoint": "true"}
-    assert httpx.post(jobs, json=body).status_code in {401, 403}
-    assert httpx.post(jobs, json=body, headers={"Authorization": "Bearer guess"}).status_code in {401, 403}
+def family(cluster: Cluster) -> list[psutil.Process]:
+    return psutil.Process(cluster.process.pid).children(recursive=True)
+
+
+def test_no_job_server_runs_and_everything_listens_on_loopback_only(cluster: Cluster) -> None:
+    listening = []
+    for process in family(cluster):
+        assert "JobHead" not in " ".join(process.cmdline()), process.cmdline()
+        found = process.net_connections("inet")
+        listening += [
+            (c.laddr.ip.removeprefix("::ffff:"), process.name())
+            for c in found
+            if c.status == psutil.CONN_LISTEN
+        ]
+    assert len(listening) > 6
+    assert [one for one in listening if not ip_address(one[0]).is_loopback] == []
+
+
+def answer(url: str, headers: dict[str, str]) -> int:
+    try:
+        return httpx.post(url, json={"entrypoint": "true"}, headers=headers, timeout=2).status_code
+    except httpx.TransportError:
+        return 0  # it does not speak HTTP/1.1
+
+
+def test_a_stranger_gets_nothing_from_any_port_of_ray(cluster: Cluster) -> None:
+    ports = {
+        found.laddr.port
+        for process in family(cluster)
+        for found in process.net_connections("inet")
+        if found.status == psutil.CONN_LISTEN and found.laddr.ip.endswith("127.0.0.1")
+    }
+    for path in ("api/job_agent/jobs/", "get_or_create_runtime_env"):
+        for headers in ({}, {"Authorization": "Bearer guess"}):
+            answers = [answer(f"http://127.0.0.1:{port}/{path}", headers) for port in ports]
+            assert {401, 403} & set(answers)
+            assert set(answers) <= {0, 401, 403, 404, 405}, answers
+
+
+def test_rays_folder_is_closed_to_others(cluster: Cluster) -> None:
+    folder = Path(cluster.ready["temp_dir"])
+    assert folder.stat().st_mode & 0o777 == 0o700
+    assert [path for path in Path("/proc/net/unix").read_text().split() if path.startswith(str(folder))]
+
+
+def test_a_tenant_reaches_neither_rays_token_nor_its_sockets(
+    cluster: Cluster, executor: AgentExecutor
+) -> None:
     code = (
-        "import sys, urllib.request, urllib.error\n"
-        "try:\n    urllib.request.urlopen(urllib.request.Request(sys.argv[1], b'{\"entrypoint\": \"true\"}', {'Content-Type': 'application/json'}))\n"
-        "except urllib.error.HTTPError as error:\n    print('refused', error.code)\n"
-        "try:\n    open(sys.argv[2]).read()\n    print('READ')\n"
-        "except OSError:\n    print('no token')\n"
+        "import socket, sys\n"
+        "def tell(what, call):\n"
+        "    try:\n        call()\n        print(what, 'REACHED')\n"
+        "    except OSError as error:\n        print(what, type(error).__name__)\n"
+        "tell('token', lambda: open(sys.argv[1]).read())\n"
+        "for path in sys.argv[2:]:\n    tell('socket', lambda: socket.socket(socket.AF_UNIX).connect(path))\n"
     )
-    token = str(cluster.base / "token")
-    executor.launch("n0", lease_of(executor, "n0", "4-1", 0, 1, 20_000, "python", "-c", code, jobs, token))
-    lines = log_at_end(executor, "n0", "4-1", 0).splitlines()
-    assert lines[0] in {"refused 401", "refused 403"}
-    if any(name.startswith("landlock:") for name in executor.probe("n0").isolation):
-        assert lines[1] == "no token"
+    isolation = executor.probe("n0").isolation
+    if "mount-ns" not in isolation or not any(name.startswith("landlock:") for name in isolation):
+        pytest.skip(f"this machine confines ranks by {isolation} only; start-up warns of that")
+    folder = cluster.ready["temp_dir"]
+    paths = sorted(path for path in Path("/proc/net/unix").read_text().split() if path.startswith(folder))
+    assert any("raylet" in path for path in paths)
+    command = ("python", "-c", code, str(cluster.base / "token"), *paths)
+    executor.launch("n0", lease_of(executor, "n0", "4-1", 0, 1, 20_000, *command))
+    assert log_at_end(executor, "n0", "4-1", 0).splitlines() == [
+        "token PermissionError",
+        *["socket PermissionError"] * len(paths),
+    ]
 
 
 def test_bootstrap_again_keeps_the_agents_and_a_killed_one_comes_back(

@@ -17,9 +17,10 @@ from quota.model import Grant, Ground, GroundKind
 from scheduler import jobs, nodes, observe
 from scheduler.agent.inventory import GpuInventory
 from scheduler.apply import LEASE, Applied
+from scheduler.compare import compare
 from scheduler.dispatch.fake import FakeExecutor, Script
 from scheduler.dispatch.wire import Lease
-from scheduler.fold import compare, fold
+from scheduler.fold import fold
 from scheduler.launch import Leader, dispatch
 from scheduler.model import JobState, Request
 from scheduler.replay import replay_all
@@ -173,8 +174,8 @@ class World:
         return self.leader
 
     def register(self, name: str) -> bool:
+        probe = self.executor.probe(name)
         with transaction(self.engine) as session:
-            probe = self.executor.probe(name)
             return nodes.register(session, probe, f"http://{name}", at=clock.now(), actor="scheduler:1")
 
     def submit(self, gpus: int = 1, walltime_s: int = 600, script: Script | None = None, **more: Any) -> int:

@@ -186,7 +186,8 @@ def test_every_cycle_replays_and_a_changed_one_is_found(world):
 
 
 def test_the_fold_finds_a_table_changed_by_hand(world):
-    from scheduler.fold import compare, fold
+    from scheduler.compare import compare
+    from scheduler.fold import fold
 
     job_id = world.submit()
     world.turn()

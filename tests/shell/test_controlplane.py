@@ -1,11 +1,17 @@
 from __future__ import annotations
 
+import re
+import threading
+from pathlib import Path
+
+import pytest
 from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.parser import text_string_to_metric_families
 
-from metrics.controlplane import MAX_QUEUES, OTHER_QUEUE, ControlPlane, _bounded
+from metrics.controlplane import CACHE_S, MAX_QUEUES, OTHER_QUEUE, ControlPlane, _bounded
 from scheduler.dispatch.fake import Script
 
+PAGE = Path(__file__).resolve().parents[2] / "docs" / "telemetry-control-plane.md"
 FORBIDDEN = {"job", "instance", "pod", "namespace", "service"}
 
 
@@ -56,3 +62,70 @@ def test_label_values_are_bounded():
     assert min(labels.values()) == OTHER_QUEUE
     assert len(set(labels.values())) == MAX_QUEUES + 1
     assert OTHER_QUEUE not in _bounded(f"q{number}" for number in range(MAX_QUEUES)).values()
+
+
+def test_a_queue_of_the_policy_without_jobs_is_a_known_zero(world):
+    samples = scrape(world)
+    for queue in ("business", "science"):
+        for state in ("PENDING", "ADMITTED", "RUNNING", "COMPLETING"):
+            assert samples["kezek_queue_jobs", ("queue", queue), ("state", state)] == 0
+        assert samples["kezek_device_seconds_total", ("queue", queue)] == 0
+
+
+def pending(collector):
+    family = next(family for family in collector.collect() if family.name == "kezek_queue_jobs")
+    labels = {"queue": "science", "state": "PENDING"}
+    return next(sample.value for sample in family.samples if sample.labels == labels)
+
+
+def test_one_reading_serves_the_scrapes_of_its_time(world):
+    now = [100.0]
+    collector = ControlPlane(world.engine, elapsed_s=lambda: now[0])
+    assert pending(collector) == 0
+    world.submit(1)
+    now[0] += CACHE_S - 0.001
+    assert pending(collector) == 0
+    now[0] += 0.001
+    assert pending(collector) == 1
+
+
+def test_scrapes_at_a_time_share_one_reading(world):
+    from sqlalchemy import event
+
+    begun = []
+    event.listen(world.engine, "checkout", lambda *_: begun.append(1))
+    collector = ControlPlane(world.engine)
+    threads = [threading.Thread(target=lambda: list(collector.collect())) for _ in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(20)
+    assert len(begun) == 1
+
+
+def test_a_reading_that_failed_is_not_kept():
+    from sqlalchemy import create_engine
+    from sqlalchemy.exc import OperationalError
+
+    collector = ControlPlane(create_engine("postgresql+psycopg://nobody@127.0.0.1:1/none"))
+    for _ in range(2):
+        with pytest.raises(OperationalError):
+            list(collector.collect())
+
+
+def test_documented_metrics_are_those_of_the_collector(world):
+    world.submit(1, 600, Script())
+    world.turn()
+    given = set()
+    for family in ControlPlane(world.engine).collect():
+        name = f"{family.name}_total" if family.type == "counter" else family.name
+        labels = {label for sample in family.samples for label in sample.labels} - {"le"}
+        assert family.samples, name
+        given.add((name, family.type, frozenset(labels)))
+    documented = set()
+    for line in PAGE.read_text("utf-8").splitlines():
+        if line.startswith("| `kezek_"):
+            name, kind, unit, labels = (cell.strip() for cell in line.strip("|").split("|")[:4])
+            documented.add((name.strip("`"), kind, frozenset(re.findall(r"`(\w+)`", labels))))
+            assert unit == ("seconds" if "_seconds" in name else "none")
+    assert documented == given

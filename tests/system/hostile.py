@@ -1,6 +1,7 @@
 """What a tenant's program might try. Prints one JSON object: attempt → what came of it. Addresses come as arguments."""
 
 import contextlib
+import functools
 import json
 import os
 import signal
@@ -11,7 +12,7 @@ import urllib.error
 import urllib.request
 from pathlib import Path
 
-dashboard, agent, socket_dir, secrets, other_state, agent_pid = sys.argv[1:]
+agent, socket_dir, ray_dir, secrets, other_state, agent_pid = sys.argv[1:]
 said = {}
 
 
@@ -46,8 +47,31 @@ def database():
         return "no password asked" if kind == 0 else f"authentication {kind} asked"
 
 
-job = json.dumps({"entrypoint": "id"}).encode()
-attempt("ray jobs", lambda: http(f"{dashboard}/api/jobs/", job, {"Content-Type": "application/json"}))
+def ask(path):
+    """Send a job to whatever listens there, as to Ray's job server, and return what it says."""
+    job = json.dumps({"entrypoint": "id"})
+    head = "POST /api/jobs/ HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: "
+    with contextlib.closing(socket.socket(socket.AF_UNIX)) as link:
+        link.settimeout(5)
+        link.connect(path)
+        link.sendall(f"{head}{len(job)}\r\n\r\n{job}".encode())
+        try:
+            return f"connected: {link.recv(200)!r}"
+        except TimeoutError:
+            return "connected, no answer"
+
+
+def sockets():
+    """Paths of the platform's sockets, which the kernel tells everybody."""
+    words = {word for line in Path("/proc/net/unix").read_text().splitlines() for word in line.split()[7:]}
+    return sorted(word for word in words if word.startswith((socket_dir, ray_dir)))
+
+
+said["sockets seen"] = str(len(sockets()))
+for found in sockets():
+    attempt(f"socket {found}", functools.partial(ask, found))
+attempt("list ray's folder", lambda: list(Path(ray_dir).iterdir()))
+attempt("ray's folder by the agent's root", lambda: list(Path(f"/proc/{agent_pid}/root{ray_dir}").iterdir()))
 attempt("agent probe", lambda: http(f"{agent}/v1/probe"))
 attempt(
     "agent launch",

@@ -100,3 +100,9 @@ def test_a_masked_iin_shows_two_digits(first: str) -> None:
     number = first + "0"
     assert mask_iin(number) == "**********" + number[-2:]
     assert mask_iin("12345") == "*****"
+
+
+def test_a_number_without_a_control_digit_cannot_exist() -> None:
+    assert control_digit("94024000021") is None
+    with pytest.raises(IdentifierError, match="both control sums are 10"):
+        check_bin("940240000210")

@@ -13,7 +13,7 @@ from kezek import context, job_commands, platform_commands
 from kezek.client import VERSION, Client
 from kezek.context import Output
 from kezek.errors import ConfigError, KezekError, UsageFaultError
-from kezek.exits import exit_of
+from kezek.exits import Exit, exit_of
 from kezek.messages import choose_language
 from kezek.settings import (
     TOKEN_VARIABLE,
@@ -25,6 +25,7 @@ from kezek.settings import (
     write_settings,
 )
 from kezek.terminal import Format, Terminal
+from kezek.usage import fault_of
 
 app = typer.Typer(
     name="kezek",
@@ -109,7 +110,15 @@ def main() -> None:
         # A terminal that cannot show a Kazakh letter gets a question mark, not a traceback.
         stream.reconfigure(errors="replace")  # type: ignore[union-attr]
     try:
-        app(standalone_mode=True)
+        sys.exit(app(prog_name="kezek", standalone_mode=False) or Exit.OK)
+    except typer.Abort:
+        sys.exit(Exit.INTERRUPTED)
+    except typer.TyperException as error:
+        if type(error).__name__ == "NoArgsIsHelpError":
+            sys.stderr.write(f"{error.format_message()}\n")
+        else:
+            context.terminal(Format.TABLE).failure(fault_of(error))
+        sys.exit(Exit.USAGE)
     except KezekError as error:
         context.terminal(Format.TABLE).failure(error)
         sys.exit(exit_of(error))

@@ -22,6 +22,7 @@ _SECONDS_PER_HOUR = 3_600
 _DURATIONS = (("days", 86_400), ("hours", 3_600), ("minutes", 60), ("seconds", 1))
 _DURATION_PARTS = 2
 _SIZES = (("gibibytes", 1024**3), ("mebibytes", 1024**2), ("kibibytes", 1024))
+_NEVER_FITS = "NEVER_FITS"
 _GROUP_FROM = 10_000
 _GPU_HOURS_FIGURES = frozenset({"claim_s", "remaining_s", "pending_s"})
 
@@ -69,8 +70,15 @@ class Messages:
         """The text of a code of a closed list, or the code itself where a newer platform has one more."""
         return self._texts.get(f"{section}.{code}", code)
 
-    def hint(self, code: str) -> str | None:
+    def knows(self, key: str) -> bool:
+        """Whether there is a text of a key."""
+        return key in self._texts
+
+    def hint(self, code: str, numbers: Mapping[str, int | str]) -> str | None:
         """What to do about a refusal, None where there is nothing to say beyond its detail."""
+        special = f"never_fits_hint.{numbers.get('limit')}"
+        if code == _NEVER_FITS and special in self._texts:
+            return self.say(special, **self._shown(numbers))
         return self._texts.get(f"hint.{code}")
 
     def number(self, value: float, digits: int = 0) -> str:
@@ -108,7 +116,7 @@ class Messages:
     def knows_reason(self, code: str, numbers: Mapping[str, int | str]) -> bool:
         """Whether `reason` has words of its own for a code with these figures."""
         try:
-            self.say(f"reason.{code}", **self._shown(numbers))
+            self._told(code, numbers)
         except KeyError:
             return False
         return True
@@ -116,10 +124,16 @@ class Messages:
     def reason(self, code: str, numbers: Mapping[str, int | str]) -> str:
         """Why a job waits or was refused, in words with its figures."""
         try:
-            return self.say(f"reason.{code}", **self._shown(numbers))
+            return self._told(code, numbers)
         except KeyError:
             listed = ", ".join(f"{name}={value}" for name, value in numbers.items())
             return self.say("reason.other", code=code, numbers=listed) if listed else code
+
+    def _told(self, code: str, numbers: Mapping[str, int | str]) -> str:
+        """The sentence of a reason; what can never fit has its own where the largest job would mislead."""
+        special = f"never_fits.{numbers.get('limit')}"
+        is_special = code == _NEVER_FITS and special in self._texts
+        return self.say(special if is_special else f"reason.{code}", **self._shown(numbers))
 
     def _shown(self, numbers: Mapping[str, int | str]) -> dict[str, str]:
         """Figures as people read them, by the name without the unit: `until_ms` becomes `until`."""

@@ -11,6 +11,10 @@ from kezek.fields import Fields, Json
 
 FINAL_STATES = frozenset({"COMPLETED", "FAILED", "CANCELLED", "TIMEOUT", "NODE_FAIL", "OUT_OF_MEMORY"})
 """States a job does not leave."""
+PLACED_STATES = frozenset({"ADMITTED", "RUNNING", "COMPLETING"})
+"""States in which a job holds GPUs."""
+WAITING = "PENDING"
+"""State of a job that waits in its queue."""
 COMPLETED = "COMPLETED"
 """The one final state that is a success."""
 
@@ -106,6 +110,7 @@ class Job:
         place: jobs ahead in its queue, 0 = the next; None when it does not wait.
         is_simulated: whether its GPUs are simulated; None before it got any.
         ranks: those of the current or last attempt; empty before the first.
+        exit_error_text: what `exit_error` means, in the language asked for.
         gpu_seconds: device-seconds charged so far.
     """
 
@@ -130,6 +135,7 @@ class Job:
     exit_code: int | None
     exit_signal: int | None
     exit_error: str | None
+    exit_error_text: str | None
     gpu_seconds: int
     submitted_at: datetime
     first_started_at: datetime | None
@@ -140,6 +146,11 @@ class Job:
     def is_final(self) -> bool:
         """Whether the job has ended for good."""
         return self.state in FINAL_STATES
+
+    @property
+    def is_placed(self) -> bool:
+        """Whether it holds the GPUs of its ranks now."""
+        return self.state in PLACED_STATES
 
     @property
     def is_completed(self) -> bool:
@@ -179,6 +190,7 @@ class Job:
             exit_code=fields.optional_integer("exit_code"),
             exit_signal=fields.optional_integer("exit_signal"),
             exit_error=fields.optional_text("exit_error"),
+            exit_error_text=fields.optional_text("exit_error_text"),
             gpu_seconds=fields.integer("gpu_seconds"),
             submitted_at=fields.instant("submitted_at"),
             first_started_at=fields.optional_instant("first_started_at"),

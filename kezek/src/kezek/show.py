@@ -6,7 +6,7 @@ import shlex
 from collections.abc import Iterable, Sequence
 
 from kezek.messages import Messages
-from kezek.model import Cluster, Grant, Job, Output, Queue
+from kezek.model import WAITING, Cluster, Grant, Job, Output, Queue
 from kezek.register import Indicator, Product
 from kezek.terminal import Cell
 
@@ -38,9 +38,9 @@ def state(job: Job, messages: Messages) -> tuple[str, str]:
 
 
 def reason(job: Job, messages: Messages) -> str:
-    """Why a job waits; empty when it does not or the platform has not yet looked at it."""
+    """Why a job waits, or that the platform has not looked at it yet; empty when it does not wait."""
     if job.reason is None:
-        return ""
+        return messages.say("reason.not_yet") if job.state == WAITING else ""
     if messages.knows_reason(job.reason.code, job.reason.numbers):
         return messages.reason(job.reason.code, job.reason.numbers)
     return job.reason.text or messages.reason(job.reason.code, job.reason.numbers)
@@ -97,8 +97,19 @@ def exit_text(job: Job, messages: Messages) -> str:
     if job.exit_signal is not None:
         parts.append(messages.say("job.exit_signal", signal=job.exit_signal))
     if job.exit_error:
-        parts.append(job.exit_error)
+        parts.append(_exit_error(job, messages))
     return ", ".join(parts)
+
+
+def _exit_error(job: Job, messages: Messages) -> str:
+    """What went wrong and what to do, with its code; of a code this client does not know, what the platform says."""
+    code = job.exit_error or ""
+    program = job.command[0] if job.command else "\N{HORIZONTAL ELLIPSIS}"
+    if messages.knows(f"exit_error.{code}"):
+        said = messages.say(f"exit_error.{code}", program=program)
+    else:
+        said = job.exit_error_text or messages.say("exit_error.other", code=code)
+    return f"{said} [{code}]"
 
 
 def gpu_time(job: Job, messages: Messages) -> str:
@@ -110,12 +121,13 @@ def gpu_time(job: Job, messages: Messages) -> str:
 
 
 def _placement(job: Job, messages: Messages) -> str:
+    """Where the job runs now; empty when it holds nothing, whatever its last attempt held."""
+    if not job.is_placed:
+        return ""
     nodes: dict[str, int] = {}
     for rank in job.ranks:
         nodes[rank.node] = nodes.get(rank.node, 0) + len(rank.gpu_uuids)
-    if not nodes:
-        return ""
-    listed = ", ".join(f"{node} ({gpus} GPU)" for node, gpus in nodes.items())
+    listed = ", ".join(f"{node} ({messages.say('unit.gpus', value=gpus)})" for node, gpus in nodes.items())
     return f"{listed}; {messages.say('cluster.simulated_short')}" if job.is_simulated else listed
 
 

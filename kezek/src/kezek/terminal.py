@@ -26,6 +26,7 @@ from kezek.errors import (
 )
 from kezek.exits import Exit
 from kezek.messages import Messages
+from kezek.places import option_of
 
 _UNSAFE: Final = re.compile("[\x00-\x08\x0a-\x1f\x7f-\x9f\u200e\u200f\u202a-\u202e\u2066-\u2069]")
 """Characters that steer a terminal or turn text around: what another user wrote must not."""
@@ -164,17 +165,21 @@ def explain(error: KezekError, messages: Messages) -> list[str]:
     return [messages.say("failure.protocol", what=what)]
 
 
+_VALIDATION: Final = "VALIDATION"
+"""Code whose findings say all that its detail says, and in the reader's language."""
 _IN_BYTES: Final = frozenset({"bundle.too_large", "bundle.unpacks_too_large"})
 
 
 def _explain_refusal(error: ApiError, messages: Messages) -> list[str]:
     lines = [error.title or error.code]
+    told = [one for one in error.errors if one.detail]
     if messages.knows_reason(error.code, error.numbers):
         lines.append(messages.reason(error.code, error.numbers))
-    elif error.detail:
+    elif error.detail and not (error.code == _VALIDATION and told):
         lines.append(error.detail)
-    lines += [f"{one.where}: {one.detail}" for one in error.errors if one.detail not in error.detail]
-    hint = messages.hint(error.code)
+        told = [one for one in told if one.detail not in error.detail]
+    lines += [f"{option_of(one.where)}: {one.detail}" for one in told]
+    hint = messages.hint(error.code, error.numbers)
     if hint is not None:
         lines.append(hint)
     lines.append(f"{messages.say('failure.code')}: {error.code} ({error.status})")

@@ -1,0 +1,125 @@
+"""Invariant 11: every query of rows that a tenant owns starts from `visible_to`, or is named here with its reason."""
+
+from __future__ import annotations
+
+import ast
+from pathlib import Path
+
+ROOT = Path(__file__).parents[2]
+ROOMS = ("api", "products", "metrics", "scheduler", "quota", "tenants")
+OWNED = {
+    "JobRow", "JobTextRow", "AttemptRow", "AllocationRow", "ArtefactRow", "ProductRow", "ProductJobRow",
+    "ProjectRow", "GrantRow", "LedgerEntryRow", "BalanceRow",
+}  # fmt: skip
+READS = {"select", "get", "get_one", "exists", "query", "delete", "update"}
+
+OWN_WORK = "the scheduler's own work: no caller is served"
+FIGURE = "a figure over everybody, without names"
+VERIFIED = "the books set beside the journal, whole"
+FOUND_VISIBLE = "of rows that a query with visible_to found just before"
+
+ALLOWED = {
+    "api.simulation.write_holders": "which simulated GPU is busy, for the node exporter of this machine",
+    "metrics.controlplane._device_seconds": FIGURE,
+    "metrics.controlplane._queue_jobs": FIGURE,
+    "metrics.controlplane._queue_wait": FIGURE,
+    "products.service.count_by_status": FIGURE,
+    "products.service.evidence": FOUND_VISIBLE,
+    "products.service.indicators": "the national indicator counts every product",
+    "quota.service._locked": "the ledger's own work under row lock",
+    "quota.service.grants": "the plan's grants; a front door names projects that it found visible",
+    "quota.service.open_claims": VERIFIED,
+    "quota.service.verify": "the books recomputed whole",
+    "scheduler.apply._admit": OWN_WORK,
+    "scheduler.apply._changed_waits": OWN_WORK,
+    "scheduler.apply._write_waits": OWN_WORK,
+    "scheduler.changes._release": OWN_WORK,
+    "scheduler.changes.open": "locks a job that the caller's query found visible, or the scheduler's own work",
+    "scheduler.compare._held": VERIFIED,
+    "scheduler.compare._suspended": VERIFIED,
+    "scheduler.compare.compare": VERIFIED,
+    "scheduler.figures._uses": FIGURE,
+    "scheduler.figures._waits_s": FIGURE,
+    "scheduler.figures.cluster": FIGURE,
+    "scheduler.figures.queue_use": FIGURE,
+    "scheduler.launch.load_work": OWN_WORK,
+    "scheduler.observe._keep": OWN_WORK,
+    "scheduler.observe._sweep_orphans": OWN_WORK,
+    "scheduler.observe.deliver_stop": OWN_WORK,
+    "scheduler.observe.live_on": OWN_WORK,
+    "scheduler.observe.prove_absence": OWN_WORK,
+    "scheduler.observe.told_stops": OWN_WORK,
+    "scheduler.observe.undelivered_stops": OWN_WORK,
+    "scheduler.observe.undispatched": OWN_WORK,
+    "scheduler.retention._note": OWN_WORK,
+    "scheduler.retention.due": OWN_WORK,
+    "scheduler.shutdown._kill_all": OWN_WORK,
+    "scheduler.snapshot._live": OWN_WORK,
+    "scheduler.snapshot._pending": OWN_WORK,
+    "scheduler.submission._check_project": "locks the project that the caller was found to have a role in",
+    "scheduler.views._names": FOUND_VISIBLE,
+    "scheduler.views._places": "how many jobs are ahead, without saying whose",
+    "scheduler.views.views_of": FOUND_VISIBLE,
+    "tenants.service.set_project_status": "the route found the project visible and asked `may`",
+}
+
+
+def reads():
+    """Each read of an owned row: where it is, and whether `visible_to` stands in the same statement."""
+    for room in ROOMS:
+        for path in sorted((ROOT / room).rglob("*.py")):
+            tree = ast.parse(path.read_text())
+            for function in ast.walk(tree):
+                if isinstance(function, ast.FunctionDef | ast.AsyncFunctionDef):
+                    yield from reads_of(path, function)
+
+
+def reads_of(path, function):
+    module = ".".join(path.relative_to(ROOT).with_suffix("").parts)
+    for statement in ast.walk(function):
+        if not isinstance(
+            statement, ast.Assign | ast.AnnAssign | ast.Return | ast.Expr | ast.For | ast.withitem
+        ):
+            continue
+        part = statement.iter if isinstance(statement, ast.For) else statement
+        calls = [node for node in ast.walk(part) if isinstance(node, ast.Call)]
+        names = {name_of(call) for call in calls}
+        read = {
+            name.id
+            for call in calls
+            if name_of(call) in READS
+            for argument in call.args
+            for name in ast.walk(argument)
+            if isinstance(name, ast.Name) and name.id in OWNED
+        }
+        if read:
+            yield f"{module}.{function.name}", "visible_to" in names, sorted(read)
+
+
+def name_of(call):
+    return call.func.attr if isinstance(call.func, ast.Attribute) else getattr(call.func, "id", "")
+
+
+def test_every_query_of_owned_rows_starts_from_visible_to():
+    bare = {where for where, is_scoped, _ in reads() if not is_scoped}
+    assert sorted(bare - set(ALLOWED)) == []
+
+
+def test_every_exception_is_still_one_and_has_its_reason():
+    bare = {where for where, is_scoped, _ in reads() if not is_scoped}
+    assert sorted(set(ALLOWED) - bare) == []
+    assert all(ALLOWED.values())
+
+
+def test_the_search_sees_the_front_door():
+    scoped = {where for where, is_scoped, _ in reads() if is_scoped}
+    assert {
+        "api.routes.files._kept",
+        "products.service._row",
+        "products.service.listing",
+        "scheduler.views.get",
+        "scheduler.views.list_jobs",
+        "scheduler.views.attempts_of",
+        "scheduler.views.artefacts_of",
+        "tenants.directory.projects",
+    } <= scoped
