@@ -59,7 +59,7 @@ def _print(document: object) -> None:
 
 
 def _up(options: argparse.Namespace, settings: Settings) -> int:
-    from api.platform import up  # noqa: PLC0415 - rooms are loaded lazily
+    from api.up import up  # noqa: PLC0415 - rooms are loaded lazily
 
     return up(settings, is_once=options.once, workload=None if options.idle else options.workload)
 

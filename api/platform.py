@@ -1,4 +1,4 @@
-"""The whole platform on one machine: what `make run` starts, watches and stops.
+"""The processes of a platform on one machine: started, watched and stopped. `api.up` drives them.
 
 Order: a local Ray cluster begins to start; meanwhile PostgreSQL, migrations, policy, API; then node agents,
 scheduler and exporter; then the workload. State lives in the state folder and survives; sockets live in short private
@@ -8,27 +8,21 @@ folders of the temporary directory. Everything started is stopped, by pid, and n
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import json
 import os
 import secrets
 import shutil
-import signal
 import socket
 import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from types import FrameType
 
 import httpx
 from sqlalchemy import Engine
 from sqlalchemy.exc import DBAPIError
 
-from api.confinement import confinement
-from api.operator import operator_token
-from api.play import Outcome, PlayError, play
 from api.processes import Child, ChildError, clean_env, stop_all
 from api.simulation import write_holders
 from metrics.nvml import open_source
@@ -55,7 +49,8 @@ class StoppedError(Exception):
     """The user asked to stop (Ctrl-C or SIGTERM)."""
 
 
-def _say(text: str) -> None:
+def say(text: str) -> None:
+    """Tell the user one line, at once."""
     sys.stdout.write(text + "\n")
     sys.stdout.flush()
 
@@ -161,7 +156,7 @@ class Platform:
             if not policies(session):
                 source = self.settings.policy_file or Path("examples/policy.yaml")
                 enacted = enact(session, source.read_text(encoding="utf-8"), at=clock.now(), actor="system")
-                _say(f"policy {enacted.version} enacted from {source}")
+                say(f"policy {enacted.version} enacted from {source}")
         return self.engine
 
     def start_api(self) -> str:
@@ -329,116 +324,3 @@ def _answers(url: str) -> bool:
         return httpx.get(url, timeout=2, trust_env=False).is_success
     except httpx.HTTPError:
         return False
-
-
-def _lock(state_dir: Path) -> int:
-    """Make sure that one platform at most runs in a state folder; the lock ends with the process.
-
-    Raises:
-        AlreadyRunningError: when another one holds it.
-    """
-    descriptor = os.open(state_dir / "lock", os.O_RDWR | os.O_CREAT, 0o600)
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        os.close(descriptor)
-        raise AlreadyRunningError(
-            f"a platform already runs in {state_dir}; stop it with Ctrl-C, or set KEZEK_STATE_DIR to another folder"
-        ) from None
-    return descriptor
-
-
-def _announce(url: str, token: str, platform: Platform) -> None:
-    with engine.snapshot(platform.open_engine()) as session:
-        view = cluster(session)
-    simulated = all(node.is_simulated for node in view.nodes)
-    kind = "simulated GPUs (no GPU was found here)" if simulated else "GPUs"
-    _say(f"cluster: {len(view.nodes)} nodes, {view.gpus} {kind}")
-    for line in confinement([node.isolation for node in view.nodes], is_root=os.geteuid() == 0):
-        _say(line)
-    _say(f"page:  {url}/")
-    _say(f"token: {token}   (operator)")
-    _say(f"try:   export KEZEK_URL={url} KEZEK_TOKEN={token}; .venv/bin/kezek cluster")
-
-
-def up(settings: Settings, *, is_once: bool, workload: Path | None) -> int:
-    """Run the platform until it is stopped, or, with `is_once`, until the workload is done.
-
-    Args:
-        settings: of this machine.
-        is_once: end by itself; the exit code says whether every check held.
-        workload: what to play; None plays nothing.
-
-    Returns:
-        0 when stopped by the user or every check held, 1 otherwise.
-    """
-    state_dir = settings.state_dir.resolve()
-    state_dir.mkdir(parents=True, exist_ok=True)
-    (state_dir / "secrets").mkdir(mode=0o700, exist_ok=True)
-    try:
-        descriptor = _lock(state_dir)
-    except AlreadyRunningError as error:
-        sys.stderr.write(f"kezek-server up: {error}\n")
-        return 1
-    platform = Platform(settings.model_copy(update={"state_dir": state_dir}), state_dir)
-
-    def ask_to_stop(_number: int, _frame: FrameType | None) -> None:
-        platform.is_stopping = True
-
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, ask_to_stop)
-    outcome: Outcome | None = None
-    is_well = False
-    try:
-        outcome = _run(platform, is_once=is_once, workload=workload)
-        is_well = outcome is not None and not outcome.problems
-    except StoppedError:
-        is_well = not is_once
-        _say("stopping: running jobs keep their place and start again with the next `make run`")
-    except (ChildError, PlayError, embedded.EmbeddedPostgresError, migrate.SchemaMismatchError) as error:
-        sys.stderr.write(f"kezek-server up: {error}\n")
-    finally:
-        platform.stop()
-        os.close(descriptor)
-    if outcome is not None and is_once:
-        for problem in outcome.problems:
-            _say(f"kezek: FAILED {problem}")
-        if is_well:
-            _say(outcome.last_line())
-    return 0 if is_well else 1
-
-
-def _run(platform: Platform, *, is_once: bool, workload: Path | None) -> Outcome | None:
-    started = time.monotonic()
-    _say(f"state: {platform.state_dir}")
-    platform.launch_ray()
-    database = platform.start_database()
-    url = platform.start_api()
-    token = operator_token(database, platform.settings)
-    _say(f"database and API are up after {time.monotonic() - started:.1f} s; Ray is starting")
-    platform.start_agents()
-    platform.start_scheduler()
-    platform.start_exporter()
-    _say(f"ready after {time.monotonic() - started:.1f} s")
-    _announce(url, token, platform)
-
-    def tick() -> None:
-        platform.watch()
-        platform.refresh_holders()
-
-    outcome = None
-    if workload is not None:
-        outcome = play(workload, url=url, token=token, say=_say, tick=tick)
-        outcome = outcome.verified(database, platform.state_dir / "journal-heads.jsonl")
-    if is_once:
-        return outcome
-    if outcome is not None:
-        for problem in outcome.problems:
-            _say(f"workload: FAILED {problem}")
-        _say(
-            outcome.last_line() if not outcome.problems else "the workload did not go as expected; see above"
-        )
-    _say("the platform stays up; Ctrl-C stops it")
-    while True:
-        tick()
-        time.sleep(0.5)
