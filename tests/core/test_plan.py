@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from quota.cohort import QuotaUse, nominals
 from quota.model import ROOT
 from scheduler.model import Admit, Expire, JobId, JobState, LiveAttempt, NodeState, ReasonCode, Wait
-from scheduler.order import RULES, deciding_rule, in_order, queue_priorities
+from scheduler.order import RULES, Aging, deciding_rule, in_order
 from scheduler.plan import EXPIRE_SLACK_S, make_plan, plan_digest, plan_to_json
 
 DAY_S = 86_400
@@ -34,9 +34,13 @@ def waits(plan):
     }
 
 
+DAY_OLD = 86_400
 ORDER = [
-    ("priority_class", {"queue": "q", "priority": 0}, {"queue": "low", "priority": 9}),
+    ("expedited", {"is_expedited": True, "age_s": 1}, {"age_s": 8 * DAY_OLD}),
+    ("aged", {"age_s": 7 * DAY_OLD}, {"priority": 9, "age_s": 7 * DAY_OLD - 1}),
+    ("submitted", {"age_s": 9 * DAY_OLD}, {"priority": 9, "age_s": 8 * DAY_OLD}),
     ("job_priority", {"priority": 1, "age_s": 1}, {"priority": 0, "age_s": 99}),
+    ("job_priority", {"priority": 1, "age_s": 1}, {"gpus": 9, "age_s": 8 * DAY_OLD}),
     ("submitted", {"number": 7, "age_s": 2}, {"number": 3, "age_s": 1}),
     ("id", {"number": 3}, {"number": 7}),
 ]
@@ -44,16 +48,12 @@ ORDER = [
 
 @pytest.mark.parametrize(("rule", "ahead", "behind"), ORDER)
 def test_the_first_rule_that_differs_decides(build, rule, ahead, behind):
-    policy = build.policy({"q": {}, "low": {"priority": -1}}, moves={"older": "low"})
-    priorities = queue_priorities(policy)
+    aging = Aging(build.now_ms, 7 * DAY_OLD, {"q": 8})
     first = build.job(**{"number": 1} | ahead)
     second = build.job(**{"number": 2} | behind)
-    assert in_order([second, first], priorities) == [first, second]
-    assert deciding_rule(first, second, priorities) == rule
-    assert [found.name for found in RULES] == [name for name, _, _ in ORDER]
-    assert priorities == {"q": 0, "low": -1, "older": -1}
-    if rule == "priority_class":
-        assert deciding_rule(first, replace(second, queue="older"), priorities) == rule
+    assert in_order([second, first], aging, "q") == [first, second]
+    assert deciding_rule(first, second, aging, "q") == rule
+    assert {found.name for found in RULES} == {name for name, _, _ in ORDER}
 
 
 def test_a_job_that_does_not_fit_is_passed_over(build):
