@@ -69,10 +69,10 @@ class Search:
         return sorted(found)
 
     def _candidates(self) -> list[Run]:
-        """What other queues have borrowed now and may be taken back, on these nodes."""
-        runs = self.profile.runs
-        borrowed = self.shares.borrowed_of_others(self.queue)
-        return [runs[run] for run in sorted(borrowed) if run in runs and runs[run].is_reclaimable]
+        """What other queues have borrowed and may be taken back, on these nodes; not what starts this instant."""
+        known = self.profile.runs
+        runs = [known[run] for run in sorted(self.shares.borrowed_of_others(self.queue)) if run in known]
+        return [run for run in runs if run.is_reclaimable and run.order[0] < self.world.at_ms]
 
     def _may_have_room(self, at_ms: int) -> bool:
         """Whether there is room at an instant if every borrower gives way; once true, true for ever."""

@@ -98,7 +98,11 @@ class Turns:
         priorities = {node.path: node.priority for node in policy.tree}
         self.fair: Final = FairShare(tree, snapshot.usage, priorities)
         self.jobs: Final = {job.id: job for job in snapshot.pending}
-        self.standing: Final = {kept.job_id: kept for kept in snapshot.reservations if kept.job_id in self.jobs}
+        self.standing: Final = {
+            kept.job_id: kept
+            for kept in snapshot.reservations
+            if kept.job_id in self.jobs and not_eligible(self.jobs[kept.job_id], self.world) is None
+        }
         self.holders: Final = {job_id for job_id, kept in self.standing.items() if not kept.is_reclaim}
         self.starts: Final[list[Started]] = []
         self.waits: Final[dict[JobId, Waits]] = {}
@@ -125,7 +129,7 @@ class Turns:
         """Put a planned start back on its nodes if it can still be."""
         job = self.jobs[kept.job_id]
         picks = self._picks(kept)
-        if picks is None or not_eligible(job, self.world) is not None:
+        if picks is None:
             return
         search = Search(job, kept.flavor, self.world)
         for start_ms in (max(kept.start_ms, self.world.at_ms), self.world.at_ms + OVERDUE_MS):
