@@ -6,7 +6,6 @@ import copy
 import sys
 from pathlib import Path
 
-import pytest
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
@@ -254,16 +253,16 @@ def test_no_two_jobs_evict_each_other_in_turn(build):
     assert {entry[1] for entry in notices} == {3, 4}
 
 
-@pytest.mark.parametrize("reason", [ReasonCode.RECLAIMING])
-def test_a_guarantee_is_denied_no_longer_than_the_grace(build, reason):
+def test_a_guarantee_is_denied_no_longer_than_the_grace(build):
     policy = build.policy({"a": {"nominal": 16}, "x": {"nominal": 0, "preemption": {"grace": "7m"}}})
     cluster = Cluster(policy, [8, 8])
     for _ in range(16):
         cluster.submit(1, "x", 10_000)
     cluster.cycle()
+    cluster.advance(1)
     gang = cluster.submit(16, "a", 60)
     plan = cluster.cycle()
-    assert {entry.reason for entry in entries(plan, Wait)} == {reason}
+    assert {entry.reason for entry in entries(plan, Wait)} == {ReasonCode.RECLAIMING}
     cluster.advance(7)
     cluster.cycle()
     assert f"{gang}-1" in cluster.live
