@@ -84,15 +84,18 @@ def _exactly(free: Counts, each: int, nodes: int) -> Picks | None:
 
 def _whole_nodes(free: Counts, sizes: Counts, gpus: int) -> Picks | None:
     """Entirely free nodes, the largest first, and the remainder on one more: the fullest that holds it."""
+    if int(np.maximum(free, 0).sum()) < gpus:
+        return None
     whole = np.flatnonzero((free == sizes) & (sizes > 0))
+    largest = whole[np.argsort(-sizes[whole], kind="stable")]
     found: list[tuple[int, int]] = []
     left = gpus
-    for node in whole[np.argsort(-sizes[whole], kind="stable")].tolist():
+    for node, size in zip(largest.tolist(), sizes[largest].tolist(), strict=True):
         if left == 0:
             break
-        if sizes[node] <= left:
-            found.append((node, int(sizes[node])))
-            left -= int(sizes[node])
+        if size <= left:
+            found.append((node, size))
+            left -= size
     return _with_remainder(free, found, left)
 
 
@@ -115,6 +118,8 @@ def _with_remainder(free: Counts, found: list[tuple[int, int]], left: int) -> Pi
     """The nodes found, and `left` GPUs on the fullest other node that holds them."""
     if left == 0:
         return tuple(found)
+    if left > int(free.max(initial=0)):
+        return None
     others = free.copy()
     others[[node for node, _ in found]] = 0
     last = _exactly(others, left, 1)

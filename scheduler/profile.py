@@ -103,20 +103,22 @@ class Profile:
         self._spared[hold.job_id] = [self.runs[victim] for victim in hold.victims]
         for run in self._spared[hold.job_id]:
             self.runs[run.id] = replace(run, end_ms=min(run.end_ms, hold.start_ms), is_reclaimable=False)
-        self._forget(hold)
+        self._change(hold, -1)
 
-    def release(self, job_id: JobId) -> Hold | None:
-        """A planned start stands no more, and its victims run on; None when there was none."""
-        hold = self.holds.pop(job_id, None)
-        if hold is not None:
-            self.runs.update({run.id: run for run in self._spared.pop(job_id)})
-            self._forget(hold)
-        return hold
+    def release(self, job_id: JobId) -> None:
+        """A planned start stands no more, and its victims run on."""
+        hold = self.holds.pop(job_id)
+        self.runs.update({run.id: run for run in self._spared.pop(job_id)})
+        self._change(hold, 1)
 
-    def _forget(self, hold: Hold) -> None:
+    def _change(self, hold: Hold, sign: int) -> None:
+        """What is remembered follows a planned start that came or went."""
         if hold.victims:
             self._ends = None
-        self._slack.clear()
+            self._slack.clear()
+        for at_ms, slack in self._slack.items():
+            if hold.start_ms <= at_ms < hold.end_ms:
+                _add(slack, hold.picks, sign)
 
     def is_sound(self) -> bool:
         """Whether every planned start has its GPUs beside what runs and the others."""

@@ -140,9 +140,12 @@ class Search:
     def _place(self, ask: Ask, victims: Sequence[Run], only: Picks | None = None) -> Picks | None:
         """Nodes for a start if these runs are gone by it; None where limits, windows or room refuse."""
         freed = [run for run in victims if run.end_ms > ask.start_ms]
-        gone = frozenset(run.id for run in freed)
-        if self.shares.refusal(replace(ask, without=gone)) is not None:
-            return None
+        if not freed and not ask.past and self._pick(self.profile.slack(ask.start_ms)) is None:
+            return None  # the span is the least of its instants
+        if self.shares.tree.is_limited:
+            gone = frozenset(run.id for run in freed)
+            if self.shares.refusal(replace(ask, without=gone)) is not None:
+                return None
         room = self.profile.throughout(ask.start_ms, ask.end_ms, past=ask.past, freed=freed)
         room = self.profile.open(room, ask.start_ms, ask.end_ms, self.job.project_id)
         if only is not None:
@@ -170,13 +173,10 @@ class Search:
         )
 
 
-def earliest(job: PendingJob, world: World) -> Hold | None:
+def earliest(job: PendingJob, world: World, *, until_ms: int | None = None) -> Hold | None:
     """The earliest start over the job's flavors; of equal ones that of the flavor it prefers."""
-    found = [
-        hold
-        for flavor in job.request.flavors
-        if flavor in world.profiles and (hold := Search(job, flavor, world).earliest()) is not None
-    ]
+    searches = [Search(job, flavor, world) for flavor in job.request.flavors if flavor in world.profiles]
+    found = [hold for search in searches if (hold := search.earliest(until_ms=until_ms)) is not None]
     return min(found, key=lambda hold: hold.start_ms, default=None)
 
 

@@ -219,7 +219,7 @@ class Turns:
         for job_id, before in list(line.ahead.items()):
             self._plan_again(line, self.jobs[job_id], before)
         for job in line.passed[line.seen :]:
-            if job.id not in self.world_holds() and self._may_reserve(job):
+            if job.id not in self.world.held and self._may_reserve(job):
                 self.holders.add(job.id)
                 if job.id in self.standing:
                     self._restore(self.standing[job.id])
@@ -239,17 +239,13 @@ class Turns:
         self.world.hold(hold)
         line.ahead[job.id] = hold
 
-    def world_holds(self) -> dict[JobId, Hold]:
-        """Planned starts that stand, by job."""
-        return {hold.job_id: hold for hold in self.world.holds()}
-
     # Step 2: planned starts go before work that is not entitled now; then everyone else.
 
     def planned(self) -> None:
         """Starts that stand from before, in the order of their instants."""
         left = [kept for kept in self._standing() if kept.job_id not in self.decided]
         for kept in left:
-            if kept.job_id not in self.world_holds():
+            if kept.job_id not in self.world.held:
                 self._restore(kept)
         for kept in left:
             job = self.jobs[kept.job_id]
@@ -287,7 +283,7 @@ class Turns:
         while is_moving:
             is_moving = False
             started = {start.job.id for start in self.starts}
-            held = self.world_holds()
+            held = self.world.held
             for waits in [waits for waits in self.waits.values() if waits.job.id not in started]:
                 if self._is_freed(waits, started, held):
                     starts = len(self.starts)
@@ -363,8 +359,8 @@ class Turns:
             is_new = self.standing[job.id].planned_ms == self.world.at_ms if job.id in self.standing else False
             if kept is not None and is_new:
                 return kept
-            found = earliest(job, self.world)
-            return found if kept is None or (found is not None and found.start_ms < kept.start_ms) else kept
+            if kept is not None:
+                return earliest(job, self.world, until_ms=kept.start_ms - 1) or kept
         return earliest(job, self.world)
 
     def _may_reserve(self, job: PendingJob) -> bool:

@@ -107,6 +107,7 @@ class World:
             )
             for flavor, rooms in self.free.rooms.items()
         }
+        self.held: Final[dict[JobId, Hold]] = {}
         self._starts = 0
         self._grants: Final[dict[tuple[UUID, str], list[GrantView]]] = {}
         self._claimed_s: Final[dict[GrantId, int]] = {}
@@ -209,28 +210,26 @@ class World:
         profile = self.profiles[hold.flavor]
         shares = self.shares_of(hold.flavor)
         profile.hold(hold)
-        shares.holds[hold.job_id] = hold
+        shares.holds[hold.job_id] = self.held[hold.job_id] = hold
         for victim in hold.victims:
             shares.ends_anew(profile.runs[victim])
         self.version += 1
 
     def release(self, job_id: JobId) -> Hold | None:
         """A planned start stands no more, and its victims run on; None when there was none."""
-        for profile in self.profiles.values():
-            hold = profile.release(job_id)
-            if hold is not None:
-                shares = self.shares_of(hold.flavor)
-                del shares.holds[job_id]
-                for victim in hold.victims:
-                    shares.ends_anew(profile.runs[victim])
-                self.version += 1
-                return hold
-        return None
+        hold = self.held.pop(job_id, None)
+        if hold is not None:
+            profile, shares = self.profiles[hold.flavor], self.shares_of(hold.flavor)
+            profile.release(job_id)
+            del shares.holds[job_id]
+            for victim in hold.victims:
+                shares.ends_anew(profile.runs[victim])
+            self.version += 1
+        return hold
 
     def holds(self) -> list[Hold]:
         """All planned starts that stand, by job."""
-        found = [hold for profile in self.profiles.values() for hold in profile.holds.values()]
-        return sorted(found, key=lambda hold: hold.job_id)
+        return [self.held[job_id] for job_id in sorted(self.held)]
 
 
 def _of_flavor(runs: Iterable[Run], flavor: str) -> list[Run]:
