@@ -5,6 +5,7 @@ Use is counted in integer GPU-milliseconds, so that a long fade never rounds a s
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Final
@@ -19,7 +20,7 @@ def faded(usage: int, elapsed_s: int, half_life_s: int) -> int:
     Source: Slurm's PriorityDecayHalfLife (multifactor priority plugin), as in Kueue's Admission Fair Sharing:
     usage x 0.5^(elapsed / half-life).
     """
-    return round(usage * 0.5 ** (elapsed_s / half_life_s))
+    return round(usage * math.pow(0.5, elapsed_s / half_life_s))
 
 
 def entry_charge(gpus: int, sampling_s: int) -> int:

@@ -120,7 +120,9 @@ class Baseline:
         for job in left:
             key = (job.gpus, self._nodes(job))
             is_planned = len(profile.holds) < self._depth
-            is_hopeless = job.gpus > self._rooms.total or refused.get(key, job.walltime_ms + 1) <= job.walltime_ms
+            is_hopeless = (
+                job.gpus > self._rooms.total or refused.get(key, job.walltime_ms + 1) <= job.walltime_ms
+            )
             picks = None
             if profile.holds and not is_hopeless:
                 room = profile.throughout(at_ms, at_ms + job.walltime_ms)

@@ -238,23 +238,32 @@ def not_eligible(job: PendingJob, world: World) -> NoFit | None:
     never = can_ever_fit(job.request, job.queue, world.bounds)
     if never is not None:
         return NoFit(ReasonCode.NEVER_FITS, never.numbers)
-    if job.is_suspended:
-        return NoFit(ReasonCode.PROJECT_SUSPENDED)
-    if job.is_held:
-        return NoFit(ReasonCode.HELD)
-    if job.is_paused:
-        return NoFit(ReasonCode.PAUSED)
-    if job.waits_for is not None:
-        return NoFit(ReasonCode.DEPENDENCY, {"job": job.waits_for})
-    if job.begin_ms > world.at_ms:
-        return NoFit(ReasonCode.BEGIN_TIME, {"start_ms": job.begin_ms})
-    if job.array is not None and world.of_array(job.array.id) >= job.array.cap:
-        return NoFit(ReasonCode.ARRAY_CAP, {"array": job.array.id, "limit": job.array.cap})
-    if job.back_off_until_ms > world.at_ms:
-        return NoFit(ReasonCode.BACKOFF, {"until_ms": job.back_off_until_ms, "attempts": job.attempts})
+    refusal = _kept_back(job, world)
+    if refusal is not None:
+        return refusal
     grants = [_grant(job, flavor, world) for flavor in job.request.flavors]
     refusals = [grant for grant in grants if isinstance(grant, NoFit)]
     return max(refusals, key=_nearness) if len(refusals) == len(grants) else None
+
+
+def _kept_back(job: PendingJob, world: World) -> NoFit | None:
+    """What someone or something keeps from starting, the first that applies."""
+    found: NoFit | None = None
+    if job.is_suspended:
+        found = NoFit(ReasonCode.PROJECT_SUSPENDED)
+    elif job.is_held:
+        found = NoFit(ReasonCode.HELD)
+    elif job.is_paused:
+        found = NoFit(ReasonCode.PAUSED)
+    elif job.waits_for is not None:
+        found = NoFit(ReasonCode.DEPENDENCY, {"job": job.waits_for})
+    elif job.begin_ms > world.at_ms:
+        found = NoFit(ReasonCode.BEGIN_TIME, {"start_ms": job.begin_ms})
+    elif job.array is not None and world.of_array(job.array.id) >= job.array.cap:
+        found = NoFit(ReasonCode.ARRAY_CAP, {"array": job.array.id, "limit": job.array.cap})
+    elif job.back_off_until_ms > world.at_ms:
+        found = NoFit(ReasonCode.BACKOFF, {"until_ms": job.back_off_until_ms, "attempts": job.attempts})
+    return found
 
 
 def _nearness(nofit: NoFit) -> int:
@@ -272,21 +281,25 @@ def _fits_flavor(job: PendingJob, flavor: str, world: World, slots: tuple[Slot, 
     refusal = world.shares_of(flavor).refusal(ask)
     if refusal is not None:
         return limited(job, refusal)
+    found = _slots(job, flavor, world, ask) if slots is None else _those(job, flavor, world, slots)
+    if isinstance(found, NoFit):
+        return found
     share_class = ShareClass.ENTITLED if ask.is_entitled else ShareClass.BORROWED
-    if slots is not None:
-        is_asked = _is_asked(job.request, flavor, world, slots)
-        found = NoFit(ReasonCode.NO_CAPACITY, _counts(job, flavor, world))
-        return Fit(slots, flavor, grant.id, claim_s(job.request), share_class) if is_asked else found
+    return Fit(found, flavor, grant.id, claim_s(job.request), share_class)
+
+
+def _slots(job: PendingJob, flavor: str, world: World, ask: Ask) -> tuple[Slot, ...] | NoFit:
+    """A placement in what is free and not spoken for."""
     choice = world.free.choose(shape_of(job.request, flavor))
     if choice is None:
         return _no_room(job, flavor, world, is_entitled=ask.is_entitled)
     profile = world.profiles[flavor]
-    if profile.holds or profile.windows or world.shares_of(flavor).holds:
+    if profile.windows or world.shares_of(flavor).holds:
         picks = _spot(job, profile, world, ask)
         if isinstance(picks, NoFit):
             return picks
         choice = profile.rooms.named(picks)
-    return Fit(world.free.slots(choice), flavor, grant.id, claim_s(job.request), share_class)
+    return world.free.slots(choice)
 
 
 def ask_now(job: PendingJob, flavor: str, world: World) -> Ask:
@@ -345,14 +358,14 @@ def _spot(job: PendingJob, profile: Profile, world: World, ask: Ask) -> Picks | 
     beside_none = profile.open(profile.rooms.free, *span, job.project_id)
     if pick(beside_none, profile.rooms.sizes, request.gpus, request.nodes) is None:
         window = min((window for window, _ in profile.closed(*span, job.project_id)), key=lambda w: w.from_ms)
-        numbers = {"window": window.id, "start_ms": window.from_ms}
+        numbers: dict[str, int | str] = {"window": window.id, "start_ms": window.from_ms}
         if window.kind is WindowKind.RESERVATION:
             return NoFit(ReasonCode.RESERVED_FOR, {"job": window.id, **numbers})
         return NoFit(ReasonCode.MAINTENANCE, numbers)
     counted: set[JobId] = set()
     for hold in profile.holds.values():
         counted.add(hold.job_id)
-        past = (everyone - counted) | ask.past
+        past = (everyone - counted).union(ask.past)
         room = profile.open(profile.throughout(*span, past=past), *span, job.project_id)
         if pick(room, profile.rooms.sizes, request.gpus, request.nodes) is None:
             break
@@ -363,11 +376,12 @@ def _reserved(hold: Hold) -> NoFit:
     return NoFit(ReasonCode.RESERVED_FOR, {"job": hold.job_id, "start_ms": hold.start_ms})
 
 
-def _is_asked(request: Request, flavor: str, world: World, slots: tuple[Slot, ...]) -> bool:
-    """Whether the given slots are free and what was asked for."""
+def _those(job: PendingJob, flavor: str, world: World, slots: tuple[Slot, ...]) -> tuple[Slot, ...] | NoFit:
+    """The given slots if they are free and what was asked for."""
     gpus = sum(len(slot.gpu_uuids) for slot in slots)
-    is_gang = request.nodes in {None, len(slots)}
-    return gpus == request.gpus and is_gang and world.free.flavor_of(slots) == flavor
+    is_gang = job.request.nodes in {None, len(slots)}
+    is_asked = gpus == job.request.gpus and is_gang and world.free.flavor_of(slots) == flavor
+    return slots if is_asked else NoFit(ReasonCode.NO_CAPACITY, _counts(job, flavor, world))
 
 
 def _grant(job: PendingJob, flavor: str, world: World) -> GrantView | NoFit:

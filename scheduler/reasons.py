@@ -47,8 +47,8 @@ class Reasons:
             if alone is not None:
                 number = self._taker(Shape(alone.flavor, job.request.gpus, job.request.nodes))
                 ahead = self._turns.starts[number]
-                numbers = {"ahead": ahead.job.id, "rule": self._rule(ahead, number, waits)}
-                return Wait(job.id, ReasonCode.WAITING_TURN, numbers)
+                rule = self._rule(ahead, number, waits)
+                return Wait(job.id, ReasonCode.WAITING_TURN, {"ahead": ahead.job.id, "rule": rule})
         return Wait(job.id, refusal.reason, refusal.numbers)
 
     def _alone(self, job: PendingJob) -> Fit | None:

@@ -49,7 +49,7 @@ class Search:
         instants = self._instants()
         if until_ms is not None:
             instants = [at_ms for at_ms in instants if at_ms <= until_ms]
-        first = bisect_left(instants, True, key=self._may_have_room)
+        first = bisect_left(instants, 1, key=lambda at_ms: int(self._may_have_room(at_ms)))
         for at_ms in instants[first : first + MAX_INSTANTS]:
             found = self.at(at_ms, may_reclaim=may_reclaim)
             if found is not None:

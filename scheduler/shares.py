@@ -14,7 +14,6 @@ from quota.tree import QuotaRefusal, Tree, Use, entitled_of
 from scheduler.model import AttemptId, JobId, ShareClass
 from scheduler.profile import Hold, Run
 
-
 Charged = tuple[int, frozenset[AttemptId]]
 """GPUs that are entitled, and the runs that are borrowed."""
 
@@ -54,7 +53,9 @@ class Shares:
         self._charged: Final[dict[str, dict[int, Charged]]] = {}
         held: dict[str, int] = {}
         for run in runs:
-            insort(self._by_queue.setdefault(run.queue, []), (run.order, run.id, run), key=lambda item: item[:2])
+            insort(
+                self._by_queue.setdefault(run.queue, []), (run.order, run.id, run), key=lambda item: item[:2]
+            )
             held[run.queue] = held.get(run.queue, 0) + run.gpus
         self.use: Final = Use(tree, held)
 
@@ -119,9 +120,7 @@ class Shares:
                     return hold
         return None
 
-    def runs_past(
-        self, queue: str, gpus: int, grace_ms: int, start_ms: int, end_ms: int
-    ) -> frozenset[JobId]:
+    def runs_past(self, queue: str, gpus: int, grace_ms: int, start_ms: int, end_ms: int) -> frozenset[JobId]:
         """Planned starts past which a job of the queue may run, as it can be reclaimed for them in time."""
         return frozenset(
             hold.job_id

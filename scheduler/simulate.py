@@ -93,7 +93,13 @@ class Replayer:
     """
 
     def __init__(
-        self, jobs: Sequence[TraceJob], queues: Sequence[str], policy: Policy, *, nodes: int, gpus_per_node: int
+        self,
+        jobs: Sequence[TraceJob],
+        queues: Sequence[str],
+        policy: Policy,
+        *,
+        nodes: int,
+        gpus_per_node: int,
     ) -> None:
         self._jobs: Final = jobs
         self._queues: Final = queues
@@ -103,7 +109,13 @@ class Replayer:
         opening = ledger.grant(self._grant, GRANT_S)
         self._balance = ledger.apply(Balance(), opening)
         self._nodes: Final = tuple(
-            Node(name, FLAVOR, tuple(f"{name}:{gpu}" for gpu in range(gpus_per_node)), NodeState.UP, is_simulated=True)
+            Node(
+                name,
+                FLAVOR,
+                tuple(f"{name}:{gpu}" for gpu in range(gpus_per_node)),
+                NodeState.UP,
+                is_simulated=True,
+            )
             for name in (f"n{number:05}" for number in range(nodes))
         )
         self._capacity: Final = {FLAVOR: nodes * gpus_per_node}
@@ -188,7 +200,13 @@ class Replayer:
 
     def _snapshot(self, at_ms: int) -> Snapshot:
         grant = GrantView(
-            self._grant, UUID(int=0), FLAVOR, 0, FOREVER_MS, self._balance.remaining_s, self._balance.pending_s
+            self._grant,
+            UUID(int=0),
+            FLAVOR,
+            0,
+            FOREVER_MS,
+            self._balance.remaining_s,
+            self._balance.pending_s,
         )
         return Snapshot(
             at_ms=at_ms,
@@ -260,7 +278,9 @@ class Replayer:
             raise ledger.LedgerError(f"job {job.id} was planned on a grant that does not cover it: {claim}")
         self._balance = ledger.apply(self._balance, claim)
         nodes = tuple(slot.node for slot in entry.slots)
-        view = lifecycle.step(view, Admitted(attempt_id, job.request.gpus, job.request.walltime_s, nodes, at_ms)).job
+        view = lifecycle.step(
+            view, Admitted(attempt_id, job.request.gpus, job.request.walltime_s, nodes, at_ms)
+        ).job
         view = lifecycle.step(view, LaunchCommitted(attempt_id, at_ms)).job
         for rank in range(len(nodes)):
             view = lifecycle.step(view, RankStarted(attempt_id, rank, at_ms)).job

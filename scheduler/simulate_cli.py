@@ -49,7 +49,9 @@ def simulate_main(argv: Sequence[str] | None = None) -> int:
     except (UsageError, TraceError, PolicyError, OSError) as error:
         sys.stderr.write(f"kezek-server simulate: {error}\n")
         return 2
-    found = runs[0] if len(runs) == 1 else {str(path): run for path, run in zip(args.policy, runs, strict=True)}
+    found = (
+        runs[0] if len(runs) == 1 else {str(path): run for path, run in zip(args.policy, runs, strict=True)}
+    )
     if args.json:
         sys.stdout.write(json.dumps(found, sort_keys=True) + "\n")
     else:
@@ -64,9 +66,13 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--map", type=Path, help="YAML: tenants and sectors to queues, and a default queue")
     parser.add_argument("--nodes", type=int, required=True)
     parser.add_argument("--gpus-per-node", type=int, default=8)
-    parser.add_argument("--policy", type=Path, action="append", help="twice compares two policies side by side")
+    parser.add_argument(
+        "--policy", type=Path, action="append", help="twice compares two policies side by side"
+    )
     parser.add_argument("--scheduler", choices=SCHEDULERS, default="kezek")
-    parser.add_argument("--seed", type=int, default=0, help="of what is drawn; a replay of a trace draws nothing")
+    parser.add_argument(
+        "--seed", type=int, default=0, help="of what is drawn; a replay of a trace draws nothing"
+    )
     parser.add_argument("--json", action="store_true")
     return parser
 
@@ -118,7 +124,9 @@ def replay_baseline(jobs: Sequence[TraceJob], queues: Sequence[str], baseline: B
     return ended
 
 
-def _queues(jobs: Sequence[TraceJob], policy_path: Path | None, map_path: Path | None) -> tuple[Policy, list[str]]:
+def _queues(
+    jobs: Sequence[TraceJob], policy_path: Path | None, map_path: Path | None
+) -> tuple[Policy, list[str]]:
     """The policy and each job's queue; without a map one queue per tenant, with equal shares."""
     policy = None if policy_path is None else load_policy_text(policy_path.read_text(encoding="utf-8"))[1]
     if map_path is None:

@@ -64,16 +64,16 @@ def read_csv(lines: Iterable[str]) -> list[TraceJob]:
     """
     found: list[TraceJob] = []
     for number, row in enumerate(csv.DictReader(lines), start=2):
-        duration_s = _figure(row, "duration_s", number)
+        duration_s = _figure(row.get("duration_s"), "duration_s", number)
         found.append(
             TraceJob(
                 id=row.get("job_id") or f"line-{number}",
-                submit_s=_figure(row, "submit_s", number),
+                submit_s=_figure(row.get("submit_s"), "submit_s", number),
                 duration_s=duration_s,
-                gpus=_figure(row, "gpus", number),
+                gpus=_figure(row.get("gpus"), "gpus", number),
                 tenant=row.get("tenant") or "all",
                 sector=row.get("sector") or "",
-                walltime_s=max(1, _figure(row, "est_s", number)) if row.get("est_s") else max(1, duration_s),
+                walltime_s=max(1, _figure(row.get("est_s"), "est_s", number)) if row.get("est_s") else max(1, duration_s),
             )
         )
     return _usable(found)
@@ -94,14 +94,13 @@ def read_swf(lines: Iterable[str]) -> list[TraceJob]:
             continue
         if len(fields) != SWF_FIELDS:
             raise TraceError(number, f"has {len(fields)} fields, the format has {SWF_FIELDS}")
-        row = dict(enumerate(fields))
-        gpus = _figure(row, 7, number) if fields[7] != "-1" else _figure(row, 4, number)
-        duration_s = _figure(row, 3, number)
-        asked_s = _figure(row, 8, number)
+        gpus = _figure(fields[7], "requested processors", number) if fields[7] != "-1" else _figure(fields[4], "allocated processors", number)
+        duration_s = _figure(fields[3], "run time", number)
+        asked_s = _figure(fields[8], "requested time", number)
         found.append(
             TraceJob(
                 id=fields[0],
-                submit_s=_figure(row, 1, number),
+                submit_s=_figure(fields[1], "submit time", number),
                 duration_s=duration_s,
                 gpus=gpus,
                 tenant=f"user-{fields[11]}",
@@ -124,13 +123,13 @@ def read_openb(lines: Iterable[str]) -> list[TraceJob]:
     for number, row in enumerate(csv.DictReader(lines), start=2):
         if not row.get("scheduled_time") or not row.get("deletion_time"):
             continue
-        duration_s = _figure(row, "deletion_time", number) - _figure(row, "scheduled_time", number)
+        duration_s = _figure(row.get("deletion_time"), "deletion_time", number) - _figure(row.get("scheduled_time"), "scheduled_time", number)
         found.append(
             TraceJob(
                 id=row.get("name") or f"line-{number}",
-                submit_s=_figure(row, "creation_time", number),
+                submit_s=_figure(row.get("creation_time"), "creation_time", number),
                 duration_s=duration_s,
-                gpus=_figure(row, "num_gpu", number),
+                gpus=_figure(row.get("num_gpu"), "num_gpu", number),
                 tenant=row.get("qos") or "all",
                 sector="",
                 walltime_s=max(1, duration_s),
@@ -147,13 +146,12 @@ READERS: Final[Mapping[str, Callable[[Iterable[str]], list[TraceJob]]]] = {
 """Readers by the name of the format."""
 
 
-def _figure(row: Mapping[str, str | None] | Mapping[int, str], key: str | int, number: int) -> int:
+def _figure(text: str | None, name: str, number: int) -> int:
     """A whole number of a row; decimals are rounded down."""
-    text = row.get(key)  # type: ignore[call-overload, arg-type]
     try:
-        return math.floor(float(text))
-    except (TypeError, ValueError, OverflowError):
-        raise TraceError(number, f'"{key}" is {text!r}, must be a number of seconds or GPUs') from None
+        return math.floor(float(text or ""))
+    except (ValueError, OverflowError):
+        raise TraceError(number, f'"{name}" is {text!r}, must be a number of seconds or GPUs') from None
 
 
 def _usable(jobs: list[TraceJob]) -> list[TraceJob]:

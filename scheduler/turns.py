@@ -6,18 +6,17 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from typing import Final
 
-from quota.cohort import nominals
 from quota.fairshare import entry_charge
 from quota.model import Policy
 from quota.policy import policy_queue
 from quota.tree import WHOLE
 from scheduler.fit import Bounds, Fit, NoFit, World, fits_eligible, has_room, not_eligible
-from scheduler.model import Admit, JobId, PendingJob, ReasonCode, Reservation, ShareClass, Snapshot, Wait
+from scheduler.model import JobId, PendingJob, ReasonCode, Reservation, ShareClass, Snapshot
 from scheduler.order import Aging, FairShare, by_queue
 from scheduler.place import Picks
 from scheduler.profile import OVERDUE_MS, Hold
 from scheduler.reserve import Search, earliest, reclaim
-from scheduler.world import MS, NO_LIMITS
+from scheduler.world import NO_LIMITS
 
 ROOM_REASONS: Final = frozenset(
     {
@@ -91,7 +90,9 @@ class Turns:
         tree = self.bounds.trees.get(WHOLE, NO_LIMITS)
         self.aging: Final = Aging(snapshot.at_ms, policy.aging_full_after_s, tree.nominal)
         queues = by_queue(snapshot.pending, policy, self.aging)
-        self.lines: Final = {queue: Line(queue, jobs) for queue, jobs in queues.items() if queue in self.bounds.queues}
+        self.lines: Final = {
+            queue: Line(queue, jobs) for queue, jobs in queues.items() if queue in self.bounds.queues
+        }
         self.strays: Final = [
             job for queue, jobs in queues.items() if queue not in self.bounds.queues for job in jobs
         ]
@@ -120,7 +121,7 @@ class Turns:
             self._restore(kept)
         for kept in fixed:
             if kept.is_reclaim:
-                self._decide_fixed(self.jobs[kept.job_id], kept)
+                self._decide_fixed(self.jobs[kept.job_id])
 
     def _standing(self) -> list[Reservation]:
         return sorted(self.standing.values(), key=lambda kept: (kept.start_ms, kept.job_id))
@@ -145,7 +146,7 @@ class Turns:
             return None
         return tuple((index[node], gpus) for node, gpus in kept.place)
 
-    def _decide_fixed(self, job: PendingJob, kept: Reservation) -> None:
+    def _decide_fixed(self, job: PendingJob) -> None:
         """A job that GPUs were taken back for starts on exactly these, and nowhere else."""
         hold = self.world.release(job.id)
         if hold is None:
@@ -304,9 +305,7 @@ class Turns:
 
     # A job's turn.
 
-    def _turn(
-        self, job: PendingJob, line: Line, *, is_entitled: bool, is_planned: bool = False
-    ) -> None:
+    def _turn(self, job: PendingJob, line: Line, *, is_entitled: bool, is_planned: bool = False) -> None:
         """The job starts; else, if entitled, takes back; else plans its start; else it just waits."""
         own = self.world.release(job.id)
         found = self._fits(job)
@@ -321,7 +320,11 @@ class Turns:
         self._wait(job, found, is_entitled=is_entitled, shield=shield)
         if shield is not None and own is None:
             return
-        is_shield = line.shield in {None, job} and self.aging.is_aged(job, line.queue) and found.reason in ROOM_REASONS
+        is_shield = (
+            line.shield in {None, job}
+            and self.aging.is_aged(job, line.queue)
+            and found.reason in ROOM_REASONS
+        )
         if is_shield:
             line.shield = job
         hold = self._take_back(job) if is_entitled and (own is None or not own.victims) else None
@@ -356,7 +359,9 @@ class Turns:
         if own is not None:
             search = Search(job, own.flavor, self.world)
             kept = search.at(own.start_ms, only=own.picks)
-            is_new = self.standing[job.id].planned_ms == self.world.at_ms if job.id in self.standing else False
+            is_new = (
+                self.standing[job.id].planned_ms == self.world.at_ms if job.id in self.standing else False
+            )
             if kept is not None and is_new:
                 return kept
             if kept is not None:

@@ -100,7 +100,11 @@ def test_the_claim_must_be_covered_by_one_grant_the_first_to_end(build):
 def test_a_limit_refuses_at_the_node_that_it_is_of(build):
     policy = build.policy(
         {
-            "p": {"nominal": 12, "borrowing_limit": 0, "children": {"q": {"nominal": 8}, "r": {"nominal": 4}}},
+            "p": {
+                "nominal": 12,
+                "borrowing_limit": 0,
+                "children": {"q": {"nominal": 8}, "r": {"nominal": 4}},
+            },
             "x": {"nominal": 4, "borrowing_limit": 2},
             "y": {"nominal": 8, "lending_limit": 6},
         }
@@ -112,7 +116,14 @@ def test_a_limit_refuses_at_the_node_that_it_is_of(build):
     numbers = {"queue": "p/q", "node": "p", "lendable_gpus": 6, "gpus": 7}
     assert fits(build.job(gpus=7, queue="p/q"), world) == NoFit(ReasonCode.BORROWING_LIMIT, numbers)
     numbers = {"queue": "x", "nominal": 4, "used": 0, "gpus": 7}
-    never = {"limit": "nominal", "queue": "x", "gpus": 7, "walltime_s": 3_600, "max_gpus": 6, "flavors": "h200"}
+    never = {
+        "limit": "nominal",
+        "queue": "x",
+        "gpus": 7,
+        "walltime_s": 3_600,
+        "max_gpus": 6,
+        "flavors": "h200",
+    }
     assert fits(build.job(gpus=7, queue="x"), world) == NoFit(ReasonCode.NEVER_FITS, never)
     busy = build.world(policy, nodes=nodes, live=[build.live(8, "n0:0", "x")])
     numbers = {"queue": "x", "nominal": 4, "used": 1, "gpus": 6}
@@ -121,7 +132,9 @@ def test_a_limit_refuses_at_the_node_that_it_is_of(build):
 
 
 def test_a_moved_queue_counts_where_it_went(build):
-    policy = build.policy({"p": {"children": {"q": {"nominal": 8}}}, "r": {"nominal": 4}}, moves={"old": "p/q"})
+    policy = build.policy(
+        {"p": {"children": {"q": {"nominal": 8}}}, "r": {"nominal": 4}}, moves={"old": "p/q"}
+    )
     world = build.world(policy, nodes=build.nodes(8, 8), live=[build.live(8, "n0:0", "old")])
     borrowed = fits(build.job(gpus=8, queue="old"), world)
     assert isinstance(borrowed, Fit)

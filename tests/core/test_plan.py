@@ -204,7 +204,11 @@ def test_a_plan_as_json_and_its_digest(build):
 
 
 TREE = {
-    "a": {"nominal": "50%", "borrowing_limit": "10%", "children": {"x": {"nominal": "50%", "priority": 1}, "y": {}}},
+    "a": {
+        "nominal": "50%",
+        "borrowing_limit": "10%",
+        "children": {"x": {"nominal": "50%", "priority": 1}, "y": {}},
+    },
     "b": {"nominal": "30%", "max_walltime": "2h", "borrowing_limit": 0},
     "c": {"nominal": 0},
 }

@@ -123,7 +123,9 @@ class Cycles(RuleBasedStateMachine):
         del self.cluster.pending[job_id]
         self.noticed.pop(job_id, None)
 
-    @rule(data=st.data(), state=st.sampled_from([NodeState.UP, NodeState.UP, NodeState.DOWN, NodeState.DRAINED]))
+    @rule(
+        data=st.data(), state=st.sampled_from([NodeState.UP, NodeState.UP, NodeState.DOWN, NodeState.DRAINED])
+    )
     def node(self, data, state):
         name = data.draw(st.sampled_from(sorted(self.cluster.nodes)))
         if self.cluster.nodes[name].state is not state:
@@ -149,7 +151,7 @@ class Cycles(RuleBasedStateMachine):
         assert sorted(named) == sorted(cluster.pending)
         self.no_gpu_twice(snapshot, plan)
         self.victims_are_borrowers_of_others(snapshot, plan)
-        self.every_victim_is_needed(snapshot, plan)
+        self.every_victim_is_needed(plan)
         self.reclaimers_start_on_what_was_freed(plan)
         cluster.apply(plan)
         again = make_plan(cluster.snapshot(), cluster.policy)
@@ -177,7 +179,7 @@ class Cycles(RuleBasedStateMachine):
             assert victim.id in shares.charged(victim.queue, snapshot.at_ms)[1]
             assert entry.stop_ms >= snapshot.at_ms + victim.grace_s * 1_000
 
-    def every_victim_is_needed(self, snapshot, plan):
+    def every_victim_is_needed(self, plan):
         """Were any one victim to run on, some planned start would miss its GPUs."""
         victims = {entry.attempt_id for entry in entries(plan, Preempt)}
         reserves = [entry for entry in entries(plan, Reserve) if entry.is_reclaim]
@@ -237,7 +239,10 @@ def test_backfill_delays_no_planned_start(build):
 def test_no_two_jobs_evict_each_other_in_turn(build):
     """Two queues with more work than their nominal: after the first settling nobody is stopped any more."""
     policy = build.policy(
-        {"a": {"nominal": 8, "preemption": {"grace": "2m"}}, "b": {"nominal": 8, "preemption": {"grace": "2m"}}}
+        {
+            "a": {"nominal": 8, "preemption": {"grace": "2m"}},
+            "b": {"nominal": 8, "preemption": {"grace": "2m"}},
+        }
     )
     cluster = Cluster(policy, [8, 8])
     for _ in range(6):

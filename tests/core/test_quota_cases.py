@@ -39,7 +39,7 @@ def live_of(build, running, policy):
     free = {}
     graces = {node.path: node.grace_s for node in policy.tree}
     found = []
-    for number, (name, job) in enumerate(running.items()):
+    for number, job in enumerate(running.values()):
         left, slots = job["gpus"], []
         for node in [job["node"]] if "node" in job else ["n0", "n1", "n2", "n3"]:
             start = free.get(node, 0)
@@ -353,7 +353,9 @@ def test_nothing_starts_that_would_run_into_maintenance(build):
         pending={"long": q(4, wall=240), "short": q(4, wall=60)},
     )
     assert found["admit"] == {"short": "entitled"}
-    assert agree(found, {"wait": {"long": {"reason": "MAINTENANCE"}}, "reserve": {"long": {"start": 240}}}), found
+    assert agree(found, {"wait": {"long": {"reason": "MAINTENANCE"}}, "reserve": {"long": {"start": 240}}}), (
+        found
+    )
 
 
 def test_nominal_by_weight_largest_remainder_ties_by_name(build):
