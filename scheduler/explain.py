@@ -75,14 +75,14 @@ def explain(job_id: JobId, snapshot: Snapshot, policy: Policy) -> Explanation | 
         return None
     job = next(job for job in snapshot.pending if job.id == job_id)
     place, ahead = _ahead(job, snapshot, policy)
-    starts = (entry.start_ms for entry in plan.entries if isinstance(entry, Reserve) and entry.job_id == job_id)
+    starts = (
+        entry.start_ms for entry in plan.entries if isinstance(entry, Reserve) and entry.job_id == job_id
+    )
     changes = () if waits[0].reason in UNMENDED else _changes(job, snapshot, policy)
     return Explanation(job_id, waits[0], place, ahead, next(starts, None), changes)
 
 
-def _ahead(
-    job: PendingJob, snapshot: Snapshot, policy: Policy
-) -> tuple[int, tuple[tuple[JobId, str], ...]]:
+def _ahead(job: PendingJob, snapshot: Snapshot, policy: Policy) -> tuple[int, tuple[tuple[JobId, str], ...]]:
     """The job's place in its queue, and who of the queue is before it."""
     queue = policy_queue(policy, job.queue)
     tree = Bounds(snapshot, policy).trees.get(WHOLE, NO_LIMITS)
@@ -105,7 +105,9 @@ def _changes(job: PendingJob, snapshot: Snapshot, policy: Policy) -> tuple[Chang
         return replace(job.request, walltime_s=walltime_s)
 
     def starts(request: Request) -> bool:
-        changed = tuple(replace(job, request=request) if other is job else other for other in snapshot.pending)
+        changed = tuple(
+            replace(job, request=request) if other is job else other for other in snapshot.pending
+        )
         plan = make_plan(replace(snapshot, pending=changed), policy)
         return any(isinstance(entry, Admit) and entry.job_id == job.id for entry in plan.entries)
 

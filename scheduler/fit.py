@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from enum import StrEnum
 from typing import Final
 
 from quota.model import QuotaNode
@@ -28,7 +27,7 @@ from scheduler.model import (
 from scheduler.place import Picks, Shape, pick
 from scheduler.profile import Hold, Profile
 from scheduler.shares import Ask
-from scheduler.world import MS, Bounds, Fit, World, claim_s
+from scheduler.world import MS, Bounds, Fit, Limit, NeverFits, World, claim_s
 
 __all__ = [
     "MS",
@@ -43,6 +42,7 @@ __all__ = [
     "fits",
     "fits_eligible",
     "has_room",
+    "is_free_to_start",
     "not_eligible",
     "shape_of",
 ]
@@ -54,37 +54,6 @@ class NoFit:
 
     reason: ReasonCode
     numbers: Numbers = field(default_factory=dict)
-
-
-class Limit(StrEnum):
-    """What makes a job impossible, whoever else runs."""
-
-    QUEUE = "queue"
-    """The policy has no such queue."""
-    REQUEST = "request"
-    """GPUs, nodes or walltime below 1, or GPUs that do not divide by the nodes."""
-    FLAVOR = "flavor"
-    """No node in service has a flavor of the list."""
-    WALLTIME = "walltime"
-    """Longer than the queue's longest walltime."""
-    MAX_GPUS_PER_JOB = "max_gpus_per_job"
-    """Larger than the queue's largest job."""
-    NOMINAL = "nominal"
-    """Larger than the nominal quota and all that may be borrowed, at a node on the queue's path."""
-    SHAPE = "shape"
-    """No such set of nodes in service, were they all free."""
-
-
-@dataclass(frozen=True, slots=True)
-class NeverFits:
-    """The job can never start as asked.
-
-    `numbers`: `limit`, what was asked (`queue`, `gpus`, `walltime_s`) and what would fit: `max_gpus` (0 = the
-    queue takes none), `flavors` in service (joined by ","), and `max_walltime_s` where the queue has one.
-    """
-
-    limit: Limit
-    numbers: Numbers
 
 
 _FURTHEST: Final = {
@@ -152,6 +121,14 @@ def can_ever_fit(request: Request, queue: str, bounds: Bounds) -> NeverFits | No
 
     A job beyond its queue's nominal may borrow what the limits of the queue's path leave.
     """
+    known = bounds.answers.get((queue, request), False)
+    if known is False:
+        known = bounds.answers[(queue, request)] = _never(request, queue, bounds)
+    return known
+
+
+def _never(request: Request, queue: str, bounds: Bounds) -> NeverFits | None:
+    """`can_ever_fit` for a request that was not asked about before."""
     node = bounds.queues.get(policy_queue(bounds.policy, queue))
     limit = _limit(request, node, bounds)
     if limit is None:
@@ -264,6 +241,16 @@ def _kept_back(job: PendingJob, world: World) -> NoFit | None:
     elif job.back_off_until_ms > world.at_ms:
         found = NoFit(ReasonCode.BACKOFF, {"until_ms": job.back_off_until_ms, "attempts": job.attempts})
     return found
+
+
+def is_free_to_start(job: PendingJob, at_ms: int) -> bool:
+    """Whether nothing of the job itself keeps it back: then `not_eligible` is the same for all like it."""
+    return (
+        job.array is None
+        and job.waits_for is None
+        and not (job.is_suspended or job.is_held or job.is_paused)
+        and max(job.begin_ms, job.back_off_until_ms) <= at_ms
+    )
 
 
 def _nearness(nofit: NoFit) -> int:

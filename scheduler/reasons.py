@@ -34,7 +34,7 @@ class Reasons:
     def __init__(self, turns: Turns) -> None:
         self._turns: Final = turns
         self._before: World | None = None
-        self._fits_alone: Final[dict[object, Fit | None]] = {}
+        self._fits_alone: Final[dict[int, Fit | None]] = {}
         self._takers: Final[dict[Shape, int]] = {}
 
     def of(self, waits: Waits) -> Wait:
@@ -53,7 +53,7 @@ class Reasons:
 
     def _alone(self, job: PendingJob) -> Fit | None:
         """Where the job would fit beside the running jobs alone."""
-        key = (job.queue, job.request, job.project_id)
+        key = self._turns.groups[job.id]
         if key not in self._fits_alone:
             if self._before is None:
                 self._before = World(self._turns.snapshot, self._turns.bounds)

@@ -73,7 +73,9 @@ def read_csv(lines: Iterable[str]) -> list[TraceJob]:
                 gpus=_figure(row.get("gpus"), "gpus", number),
                 tenant=row.get("tenant") or "all",
                 sector=row.get("sector") or "",
-                walltime_s=max(1, _figure(row.get("est_s"), "est_s", number)) if row.get("est_s") else max(1, duration_s),
+                walltime_s=max(1, _figure(row.get("est_s"), "est_s", number))
+                if row.get("est_s")
+                else max(1, duration_s),
             )
         )
     return _usable(found)
@@ -94,7 +96,11 @@ def read_swf(lines: Iterable[str]) -> list[TraceJob]:
             continue
         if len(fields) != SWF_FIELDS:
             raise TraceError(number, f"has {len(fields)} fields, the format has {SWF_FIELDS}")
-        gpus = _figure(fields[7], "requested processors", number) if fields[7] != "-1" else _figure(fields[4], "allocated processors", number)
+        gpus = (
+            _figure(fields[7], "requested processors", number)
+            if fields[7] != "-1"
+            else _figure(fields[4], "allocated processors", number)
+        )
         duration_s = _figure(fields[3], "run time", number)
         asked_s = _figure(fields[8], "requested time", number)
         found.append(
@@ -123,7 +129,9 @@ def read_openb(lines: Iterable[str]) -> list[TraceJob]:
     for number, row in enumerate(csv.DictReader(lines), start=2):
         if not row.get("scheduled_time") or not row.get("deletion_time"):
             continue
-        duration_s = _figure(row.get("deletion_time"), "deletion_time", number) - _figure(row.get("scheduled_time"), "scheduled_time", number)
+        duration_s = _figure(row.get("deletion_time"), "deletion_time", number) - _figure(
+            row.get("scheduled_time"), "scheduled_time", number
+        )
         found.append(
             TraceJob(
                 id=row.get("name") or f"line-{number}",

@@ -10,7 +10,7 @@ from quota.fairshare import entry_charge
 from quota.model import Policy
 from quota.policy import policy_queue
 from quota.tree import WHOLE
-from scheduler.fit import Bounds, Fit, NoFit, World, fits_eligible, has_room, not_eligible
+from scheduler.fit import Bounds, Fit, NoFit, World, fits_eligible, has_room, is_free_to_start, not_eligible
 from scheduler.model import JobId, PendingJob, ReasonCode, Reservation, ShareClass, Snapshot
 from scheduler.order import Aging, FairShare, by_queue
 from scheduler.place import Picks
@@ -98,6 +98,11 @@ class Turns:
         ]
         priorities = {node.path: node.priority for node in policy.tree}
         self.fair: Final = FairShare(tree, snapshot.usage, priorities)
+        groups: dict[object, int] = {}
+        self.groups: Final = {
+            job.id: groups.setdefault((job.queue, job.request, job.project_id), len(groups))
+            for job in snapshot.pending
+        }
         self.jobs: Final = {job.id: job for job in snapshot.pending}
         self.standing: Final = {
             kept.job_id: kept
@@ -109,8 +114,9 @@ class Turns:
         self.waits: Final[dict[JobId, Waits]] = {}
         self.decided: Final[set[JobId]] = set()
         self.reclaims: Final[list[JobId]] = []
-        self._refused: Final[dict[object, tuple[int, NoFit]]] = {}
-        self._unbought: Final[dict[object, int]] = {}
+        self._refused: Final[dict[int, tuple[int, NoFit]]] = {}
+        self._eligible: Final[dict[int, int]] = {}
+        self._unbought: Final[dict[int, int]] = {}
 
     # Step 0: what victims make room for is out of everyone's reach.
 
@@ -192,10 +198,15 @@ class Turns:
 
     def _is_refused(self, job: PendingJob) -> bool:
         """Whether nothing that others do can start the job; then that is its reason."""
+        group, version = self.groups[job.id], self.world.version
+        if self._eligible.get(group) == version and is_free_to_start(job, self.world.at_ms):
+            return False  # a like job was asked for, and nothing has started since
         refusal = not_eligible(job, self.world)
         if refusal is not None:
             self._wait(job, refusal)
-        return refusal is not None
+            return True
+        self._eligible[group] = version
+        return False
 
     def is_entitled(self, job: PendingJob) -> bool:
         """Whether the job would be entitled if it started now, on any flavor it takes."""
@@ -335,7 +346,7 @@ class Turns:
 
     def _fits(self, job: PendingJob) -> Fit | NoFit:
         """`fits` with its refusals remembered while nothing changes: a flood of like jobs costs one answer."""
-        key = (job.queue, job.request, job.project_id)
+        key = self.groups[job.id]
         known = self._refused.get(key)
         if known is not None and known[0] == self.world.version:
             return known[1]
@@ -346,7 +357,7 @@ class Turns:
 
     def _take_back(self, job: PendingJob) -> Hold | None:
         """The start that reclaiming buys, as a start that is being made room for."""
-        key = (job.queue, job.request, job.project_id)
+        key = self.groups[job.id]
         if self._unbought.get(key) == self.world.version:
             return None
         hold = reclaim(job, self.world)
@@ -407,5 +418,5 @@ class Turns:
         shield: PendingJob | None = None,
     ) -> None:
         self.decided.add(job.id)
-        is_free = has_room(job.request, self.world)
+        is_free = refusal.reason not in ROOM_REASONS or has_room(job.request, self.world)
         self.waits[job.id] = Waits(job, refusal, is_entitled, shield, is_free=is_free)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from enum import StrEnum
 from typing import Final
 from uuid import UUID
 
@@ -17,6 +18,7 @@ from scheduler.model import (
     JobState,
     LiveAttempt,
     NodeState,
+    Numbers,
     PendingJob,
     Request,
     ShareClass,
@@ -32,6 +34,37 @@ MS: Final = 1_000
 
 NO_LIMITS: Final = Tree({"": 0}, {}, {}, {}, {})
 """The tree of a pool that has no GPUs in service."""
+
+
+class Limit(StrEnum):
+    """What makes a job impossible, whoever else runs."""
+
+    QUEUE = "queue"
+    """The policy has no such queue."""
+    REQUEST = "request"
+    """GPUs, nodes or walltime below 1, or GPUs that do not divide by the nodes."""
+    FLAVOR = "flavor"
+    """No node in service has a flavor of the list."""
+    WALLTIME = "walltime"
+    """Longer than the queue's longest walltime."""
+    MAX_GPUS_PER_JOB = "max_gpus_per_job"
+    """Larger than the queue's largest job."""
+    NOMINAL = "nominal"
+    """Larger than the nominal quota and all that may be borrowed, at a node on the queue's path."""
+    SHAPE = "shape"
+    """No such set of nodes in service, were they all free."""
+
+
+@dataclass(frozen=True, slots=True)
+class NeverFits:
+    """The job can never start as asked.
+
+    `numbers`: `limit`, what was asked (`queue`, `gpus`, `walltime_s`) and what would fit: `max_gpus` (0 = the
+    queue takes none), `flavors` in service (joined by ","), and `max_walltime_s` where the queue has one.
+    """
+
+    limit: Limit
+    numbers: Numbers
 
 
 class Bounds:
@@ -53,6 +86,7 @@ class Bounds:
             node.path: node for node in policy.tree if node.path not in parents
         }
         self.inventory: Final = FreeView.in_service(snapshot.nodes)
+        self.answers: Final[dict[tuple[str, Request], NeverFits | None]] = {}
         self._largest: Final[dict[tuple[str, str], int]] = {}
 
     def tree(self, flavor: str) -> Tree:
