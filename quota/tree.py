@@ -64,10 +64,6 @@ class Tree:
         """Whether any node limits what is borrowed or lent."""
         return bool(self.ceiling or self.kept)
 
-    def queues(self) -> tuple[str, ...]:
-        """The leaves, sorted."""
-        return tuple(path for path in sorted(self.nominal) if path != ROOT and path not in self.below)
-
 
 def tree_of(policy: Policy, capacity: int) -> Tree:
     """The tree of a policy on `capacity` GPUs.

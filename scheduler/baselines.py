@@ -68,8 +68,7 @@ class Baseline:
 
     def end(self, number: int) -> None:
         """A job ended."""
-        job, picks, start_ms = self._runs.pop(number)
-        del start_ms
+        job, picks, _ = self._runs.pop(number)
         for node, gpus in picks:
             self._rooms.free[node] += gpus
         self._rooms.total += job.gpus
@@ -124,11 +123,9 @@ class Baseline:
                 job.gpus > self._rooms.total or refused.get(key, job.walltime_ms + 1) <= job.walltime_ms
             )
             picks = None
-            if profile.holds and not is_hopeless:
+            if not is_hopeless:  # the head has its hold before anyone is tried: it is what did not fit
                 room = profile.throughout(at_ms, at_ms + job.walltime_ms)
                 picks = pick(room, self._rooms.sizes, *key)
-            elif not is_hopeless:
-                picks = self._pick(job)
             if picks is not None:
                 self._begin(job, picks, at_ms, begun)
                 profile.start(_run(job, picks, at_ms))

@@ -172,7 +172,7 @@ class Profile:
             past: planned starts that need not be respected.
             freed: what runs and is stopped by the begin of the span.
         """
-        spare = [self.holds[job_id] for job_id in past]
+        spare = [self.holds[job_id] for job_id in past if job_id in self.holds]
         found: Counts | None = None
         begins = {hold.start_ms for hold in self.holds.values() if start_ms < hold.start_ms < end_ms}
         for at_ms in (start_ms, *begins):

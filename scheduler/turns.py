@@ -229,27 +229,23 @@ class Turns:
     def _plan_ahead(self, line: Line) -> None:
         """Plan the starts of the queue's passed jobs, as far as they may hold one; only the queue sees them."""
         for job_id, before in list(line.ahead.items()):
-            self._plan_again(line, self.jobs[job_id], before)
+            search = Search(self.jobs[job_id], before.flavor, self.world)
+            self._hold_ahead(line, self.jobs[job_id], search.at(before.start_ms, only=before.picks))
         for job in line.passed[line.seen :]:
             if job.id not in self.world.held and self._may_reserve(job):
                 self.holders.add(job.id)
                 if job.id in self.standing:
                     self._restore(self.standing[job.id])
-                hold = self.world.release(job.id) or earliest(job, self.world)
-                if hold is not None:
-                    self.world.hold(hold)
-                    line.ahead[job.id] = hold
+                self._hold_ahead(line, job, self.world.release(job.id))
         line.seen = len(line.passed)
 
-    def _plan_again(self, line: Line, job: PendingJob, before: Hold) -> None:
-        """The planned start of a passed job as it was, or anew when others took its place."""
-        hold = Search(job, before.flavor, self.world).at(before.start_ms, only=before.picks)
-        hold = hold or earliest(job, self.world)
-        if hold is None:
-            del line.ahead[job.id]
-            return
-        self.world.hold(hold)
-        line.ahead[job.id] = hold
+    def _hold_ahead(self, line: Line, job: PendingJob, before: Hold | None) -> None:
+        """The planned start of a passed job as it was, or anew where others took its place."""
+        hold = before or earliest(job, self.world)
+        line.ahead.pop(job.id, None)
+        if hold is not None:
+            self.world.hold(hold)
+            line.ahead[job.id] = hold
 
     # Step 2: planned starts go before work that is not entitled now; then everyone else.
 
@@ -309,7 +305,7 @@ class Turns:
         """Whether what kept the job from starting is there no more."""
         if waits.shield is not None:
             return waits.shield.id in started
-        if waits.refusal.reason is not ReasonCode.RESERVED_FOR:
+        if waits.refusal.reason is not ReasonCode.RESERVED_FOR or "window" in waits.refusal.numbers:
             return False
         ahead = held.get(JobId(int(waits.refusal.numbers["job"])))
         return ahead is None or ahead.start_ms != waits.refusal.numbers["start_ms"]

@@ -32,6 +32,8 @@ from scheduler.shares import Shares
 MS: Final = 1_000
 """Milliseconds of a second."""
 
+LEAST_GRACE_MS: Final = 1_000
+"""Milliseconds of the shortest notice: what is given back cannot be had at the same instant."""
 NO_LIMITS: Final = Tree({"": 0}, {}, {}, {}, {})
 """The tree of a pool that has no GPUs in service."""
 
@@ -108,7 +110,7 @@ class Bounds:
     def grace_ms(self, queue: str) -> int:
         """Notice that a borrower of the queue gets, in milliseconds."""
         node = self.queues.get(queue)
-        return 0 if node is None else node.grace_s * MS
+        return max(LEAST_GRACE_MS, 0 if node is None else node.grace_s * MS)
 
 
 @dataclass(frozen=True, slots=True)
@@ -176,7 +178,7 @@ class World:
             order=(attempt.admitted_ms, attempt.admitted_seq),
             end_ms=self._end_ms(attempt, is_ending=is_ending),
             priority=attempt.priority,
-            grace_ms=attempt.grace_s * MS,
+            grace_ms=max(LEAST_GRACE_MS, attempt.grace_s * MS),
             lost=attempt.request.gpus * unsaved_s,
             is_reclaimable=not (is_ending or attempt.is_protected or attempt.reclaimed_by is not None),
         )
