@@ -18,6 +18,7 @@ from scheduler.facts import (
     LaunchCommitted,
     LaunchRefused,
     NodeLost,
+    PlatformStopping,
     RankExited,
     RankStarted,
     ReleaseSlots,
@@ -224,6 +225,18 @@ def test_node_failures_have_a_limit():
         assert (job.state is S.PENDING) == (number <= NODE_FAIL_RETRY_LIMIT)
     assert outcome.effects[-1] == Finish(Verdict(S.NODE_FAIL))
     assert job.state is S.NODE_FAIL
+
+
+def test_a_platform_that_stops_sends_its_jobs_back_and_counts_no_failure():
+    stopping = run(*RUNNING, PlatformStopping("7-1", 16_000))
+    assert (stopping.job.state, stopping.effects) == (S.COMPLETING, (stop(StopWhy.PLATFORM_STOPPED),))
+    gone = run(rank_exited(0, signal=9), rank_exited(1, signal=9), job=stopping.job)
+    assert gone.effects == (
+        Settle("7-1", 24, 16_000),
+        ReleaseSlots("7-1"),
+        Requeue(0, StopWhy.PLATFORM_STOPPED),
+    )
+    assert (gone.job.state, gone.job.node_failures) == (S.PENDING, 0)
 
 
 def test_a_refused_launch_backs_off_and_has_a_limit():
