@@ -69,10 +69,14 @@ class Search:
         return sorted(found)
 
     def _candidates(self) -> list[Run]:
-        """What other queues have borrowed and may be taken back, on these nodes; not what starts this instant."""
+        """What other queues have borrowed now and may be taken back, on these nodes."""
         known = self.profile.runs
         runs = [known[run] for run in sorted(self.shares.borrowed_of_others(self.queue)) if run in known]
-        return [run for run in runs if run.is_reclaimable and run.order[0] < self.world.at_ms]
+        return [run for run in runs if run.is_reclaimable]
+
+    def _is_fresh(self, run: Run) -> bool:
+        """Whether it starts this very instant: nobody gets notice before he has begun."""
+        return run.order[0] == self.world.at_ms
 
     def _may_have_room(self, at_ms: int) -> bool:
         """Whether there is room at an instant if every borrower gives way; once true, true for ever."""
@@ -101,6 +105,8 @@ class Search:
             for run in self._candidates()
             if run.id in borrowed and run.end_ms > at_ms and self.world.at_ms + run.grace_ms <= at_ms
         ]
+        if max((run.grace_ms for run in due), default=0) >= at_ms - self.world.at_ms:
+            due = [run for run in due if not self._is_fresh(run)]
         victims = fewest_victims(by_loss(due), lambda chosen: self._place(ask, chosen, only) is not None)
         if victims is None:
             return None
@@ -111,7 +117,7 @@ class Search:
 
         Victims are chosen by what they lose, whatever their grace; the longest grace among them is the start.
         """
-        candidates = by_loss(self._candidates())
+        candidates = by_loss(run for run in self._candidates() if not self._is_fresh(run))
         victims = fewest_victims(candidates, lambda chosen: self._bought(chosen) is not None)
         found = None if victims is None else self._bought(victims)
         if found is None or not found.victims:

@@ -127,8 +127,8 @@ class Shares:
             for hold in self.holds.values()
             if hold.queue != queue
             and hold.share_class is ShareClass.ENTITLED
-            and start_ms + grace_ms <= hold.start_ms < end_ms
-            and hold.start_ms > start_ms
+            and not hold.is_reclaim  # its victims are told already
+            and start_ms + grace_ms < hold.start_ms < end_ms  # notice comes after the start
             and self.class_at(queue, gpus, hold.start_ms) is ShareClass.BORROWED
         )
 

@@ -103,13 +103,14 @@ class Cycles(RuleBasedStateMachine):
         # Cycles come at least when the last plan said that the next one has to.
         left_ms = minutes * 60_000
         while left_ms:
-            next_ms = self.last.next_ms if getattr(self, "last", None) else None
-            step = left_ms if next_ms is None else min(left_ms, max(60_000, next_ms - self.cluster.at_ms))
-            step -= step % 60_000
-            self.cluster.advance(step // 60_000)
-            left_ms -= step
-            if left_ms:
+            next_ms = getattr(self, "last", None) and self.last.next_ms
+            if next_ms is not None and next_ms <= self.cluster.at_ms:
                 self.cycle()
+                next_ms = self.last.next_ms
+            step_ms = left_ms if next_ms is None else min(left_ms, next_ms - self.cluster.at_ms)
+            step_ms = max(60_000, step_ms - step_ms % 60_000)
+            self.cluster.advance(step_ms // 60_000)
+            left_ms -= step_ms
 
     @precondition(lambda self: self.cluster.live)
     @rule(data=st.data())
