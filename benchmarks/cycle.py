@@ -46,13 +46,21 @@ SIZES = (1, 1, 1, 2, 4, 8, 8, 16, 32)
 
 
 class Bench:
+    """A simulated cluster with a long queue; carries its plans out at once."""
+
     def __init__(self, nodes: int, pending: int, seed: int) -> None:
-        self.random = random.Random(seed)
+        self.random = random.Random(seed)  # noqa: S311 - a reproducible workload, no secret
         self.at_ms = AT_MS
         tree = tuple(QuotaNode(f"q{number:02}", grace_s=120) for number in range(QUEUES))
         self.policy = Policy("bench", date(2026, 1, 1), (), tree, ())
         self.nodes = tuple(
-            Node(f"n{node:05}", "h200", tuple(f"n{node:05}:{gpu}" for gpu in range(8)), NodeState.UP, True)
+            Node(
+                f"n{node:05}",
+                "h200",
+                tuple(f"n{node:05}:{gpu}" for gpu in range(8)),
+                NodeState.UP,
+                is_simulated=True,
+            )
             for node in range(nodes)
         )
         self.number = 0
@@ -63,6 +71,7 @@ class Bench:
             self.submit()
 
     def submit(self) -> None:
+        """One more job waits."""
         self.number += 1
         request = Request(self.random.choice(SIZES), self.random.choice(WALLTIMES_S), ("h200",))
         self.pending[self.number] = PendingJob(
@@ -75,6 +84,7 @@ class Bench:
         )
 
     def snapshot(self) -> Snapshot:
+        """What a cycle plans from."""
         grant = GrantView(GrantId(UUID(int=2)), UUID(int=1), "h200", 0, 10**15, 10**15, 0)
         return Snapshot(
             at_ms=self.at_ms,
@@ -88,6 +98,7 @@ class Bench:
         )
 
     def cycle(self) -> float:
+        """Plan, carry the plan out; seconds that planning took."""
         snapshot = self.snapshot()
         begun = time.perf_counter()
         plan = make_plan(snapshot, self.policy)
@@ -117,6 +128,7 @@ class Bench:
         return taken_s
 
     def change(self) -> None:
+        """One in a hundred running jobs ends, and as many are submitted."""
         self.at_ms += 1_000
         count = max(1, len(self.live) // 100)
         for name in self.random.sample(sorted(self.live), count):

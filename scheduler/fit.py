@@ -121,10 +121,10 @@ def can_ever_fit(request: Request, queue: str, bounds: Bounds) -> NeverFits | No
 
     A job beyond its queue's nominal may borrow what the limits of the queue's path leave.
     """
-    known = bounds.answers.get((queue, request), False)
-    if known is False:
-        known = bounds.answers[(queue, request)] = _never(request, queue, bounds)
-    return known
+    key = (queue, request)
+    if key not in bounds.answers:
+        bounds.answers[key] = _never(request, queue, bounds)
+    return bounds.answers[key]
 
 
 def _never(request: Request, queue: str, bounds: Bounds) -> NeverFits | None:

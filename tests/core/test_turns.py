@@ -243,7 +243,7 @@ def test_an_attempt_that_gave_way_waits_again_with_its_place():
     assert step(view, GraceEnded("1-1", 11_000)).ignored == "already_stopping"
     outcome = step(view, AbsenceProven("1-1", 12_000))
     assert outcome.job.state is JobState.PENDING
-    assert [getattr(effect, "used_s", None) for effect in outcome.effects][0] == 40
+    assert outcome.effects[0].used_s == 40
 
 
 def test_use_fades_by_half_and_entries_count_until_the_next_sample():
