@@ -119,6 +119,7 @@ class NodeReader:
             is_success=is_success,
             duration_s=time.monotonic() - started_s,
             last_success_at_s=self._last_success_at_s,
+            xids=() if self._source is None else self._source.xids(),
         )
 
     def _count_devices(self, deadline_s: float, problems: set[str]) -> bool:

@@ -1,5 +1,6 @@
 """A scripted NVIDIA driver, and the processes that read it."""
 
+import importlib.metadata
 import json
 import os
 import select
@@ -19,12 +20,29 @@ ROOT = HERE.parent.parent
 START_DEADLINE_S = 20.0
 
 
+def nvml_include_dir() -> Path:
+    """Folder of NVIDIA's nvml.h (distribution nvidia-nvml-dev)."""
+    files = importlib.metadata.files("nvidia-nvml-dev") or []
+    return next(Path(str(file.locate())).parent for file in files if file.name == "nvml.h")
+
+
 @dataclass
 class Driver:
     """A directory with a libnvidia-ml.so.1 and the script it plays."""
 
     library_dir: Path
     state: Path
+    is_recording: bool = False
+
+    @property
+    def calls_file(self) -> Path:
+        return self.state.with_suffix(".calls")
+
+    def calls(self) -> list[tuple[int, str]]:
+        """Device and function of each call since the last time this was asked."""
+        moved = self.calls_file.rename(self.calls_file.with_suffix(".read"))
+        pairs = [line.split() for line in moved.read_text().splitlines()]
+        return [(int(device), function) for device, function in pairs]
 
     def script(self, *lines: str) -> None:
         beside = self.state.with_suffix(".new")
@@ -37,6 +55,7 @@ class Driver:
             "PYTHONPATH": str(ROOT),
             "LD_LIBRARY_PATH": str(self.library_dir),
             "FAKENVML_STATE": str(self.state),
+            **({"FAKENVML_CALLS": str(self.calls_file)} if self.is_recording else {}),
         }
 
 
@@ -110,6 +129,9 @@ def build_driver(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Pa
                     *warnings,
                     "-fvisibility=hidden",
                     *define,
+                    # NVIDIA's header is not ours to warn about.
+                    "-isystem",
+                    nvml_include_dir(),
                     f"-Wl,-soname,{target.name}",
                     "-o",
                     target,
@@ -125,8 +147,8 @@ def build_driver(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Pa
 
 @pytest.fixture
 def make_driver(build_driver: Callable[[str], Path], tmp_path: Path) -> Callable[..., Driver]:
-    def make(*lines: str, variant: str = "") -> Driver:
-        driver = Driver(build_driver(variant), tmp_path / "state")
+    def make(*lines: str, variant: str = "", is_recording: bool = False) -> Driver:
+        driver = Driver(build_driver(variant), tmp_path / "state", is_recording)
         driver.script(*lines)
         return driver
 
@@ -202,6 +224,11 @@ def once() -> Callable[..., subprocess.CompletedProcess[str]]:
         )
 
     return run
+
+
+@pytest.fixture
+def nvml_include() -> Path:
+    return nvml_include_dir()
 
 
 @pytest.fixture
