@@ -11,11 +11,17 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import Final
 
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 
+from metrics.attribution import GpuUse
 from metrics.families_gpu import MIG_FAMILIES, SAMPLE_FAMILIES
 from metrics.nvml import GpuIdentity, GpuSample, MigInstance, XidHistory
+
+#: Attempts shown for one GPU: a whole GPU is one attempt's, a split one has 7 slices. Ids come from
+#: environments that a tenant may have written, so their number must have a limit.
+MAX_ATTEMPTS_PER_GPU: Final = 16
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,11 +32,13 @@ class GpuReading:
         identity: None if the GPU could not be identified since the exporter started.
         sample: None if the GPU did not answer in time or answered with an error.
         is_complete: Nothing failed; a GPU that says it is lost is complete.
+        use: Who uses it; None where its processes cannot be read or are not real.
     """
 
     identity: GpuIdentity | None
     sample: GpuSample | None
     is_complete: bool
+    use: GpuUse | None = None
 
     @property
     def is_up(self) -> bool:
@@ -74,6 +82,7 @@ def families(readings: Sequence[NodeReading]) -> Iterator[Metric]:
         *_collection(readings),
         _info(readings),
         _up(readings),
+        *_use(readings),
         *_xids(readings),
         _mig_info(readings),
     ]
@@ -165,6 +174,32 @@ def _up(readings: Sequence[NodeReading]) -> Metric:
             if gpu.identity is not None:
                 family.add_metric((gpu.identity.uuid,), float(gpu.is_up))
     return family
+
+
+def _use(readings: Sequence[NodeReading]) -> Iterator[Metric]:
+    by_attempt = GaugeMetricFamily(
+        "kezek_gpu_attempt_processes",
+        "Processes with a compute context, by the attempt they belong to.",
+        labels=("uuid", "attempt"),
+    )
+    unattributed = GaugeMetricFamily(
+        "kezek_gpu_unattributed_processes",
+        "Processes with a compute context that belong to no attempt.",
+        labels=("uuid",),
+    )
+    unexamined = GaugeMetricFamily(
+        "kezek_gpu_unexamined_processes",
+        "Processes with a compute context of which nothing could be learnt.",
+        labels=("uuid",),
+    )
+    for gpu in (gpu for reading in readings for gpu in reading.gpus):
+        if gpu.use is not None and gpu.sample is not None:
+            uuid = gpu.sample.uuid
+            for attempt, processes in sorted(gpu.use.processes.items())[:MAX_ATTEMPTS_PER_GPU]:
+                by_attempt.add_metric((uuid, attempt), processes)
+            unattributed.add_metric((uuid,), gpu.use.unattributed)
+            unexamined.add_metric((uuid,), gpu.use.unexamined)
+    yield from (by_attempt, unattributed, unexamined)
 
 
 def _xids(readings: Sequence[NodeReading]) -> Iterator[Metric]:

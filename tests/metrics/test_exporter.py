@@ -10,7 +10,7 @@ import sys
 import threading
 import time
 import urllib.error
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -63,9 +63,9 @@ def test_series_per_gpu_are_as_documented(make_driver: Any, serve: Any) -> None:
     samples = served.scrape().samples
     per_gpu = [labels for rows in samples.values() for labels, _ in rows if labels.get("uuid") == GPU(3)]
     of_node = [labels for rows in samples.values() for labels, _ in rows if "uuid" not in labels]
-    assert (len(per_gpu), len(of_node)) == (56, 6)
+    assert (len(per_gpu), len(of_node)) == (58, 6)
     text = (ROOT / "docs" / "telemetry.md").read_text()
-    assert "56 series per GPU and 6 per node" in text
+    assert "58 series per GPU, one more per attempt on it, and 6 per node" in text
 
 
 def test_no_label_belongs_to_prometheus_itself(make_driver: Any, serve: Any) -> None:
@@ -449,8 +449,43 @@ def test_loads_nothing_of_the_platform_and_stays_small(no_driver: Any, serve: An
     assert int(resident[1]) < 60 * 1024
 
 
-def test_documented_metrics_are_those_exposed(make_driver: Any, serve: Any) -> None:
-    served = serve("--node", "n1", driver=make_driver("count 2", *FULL_GPU, *SPLIT_GPU))
+@pytest.fixture
+def rank() -> Iterator[Callable[..., int]]:
+    """A process as the platform starts ranks, with these variables."""
+    with ExitStack() as stack:
+
+        def start(**variables: str) -> int:
+            process = subprocess.Popen(
+                [sys.executable, "-c", "input()"], stdin=subprocess.PIPE, env=variables
+            )
+            stack.enter_context(process)
+            stack.callback(process.kill)
+            # The variables are visible from the exec on, which Popen waits for.
+            return process.pid
+
+        yield start
+
+
+def test_processes_are_told_by_attempt(make_driver: Any, serve: Any, rank: Any) -> None:
+    ranks = [
+        rank(KEZEK_ATTEMPT="17-1"),
+        rank(KEZEK_ATTEMPT="17-1"),
+        rank(KEZEK_ATTEMPT="x" * 65),
+        rank(HOME="/"),
+    ]
+    nobody = 2**22 + 5  # above every pid that Linux gives out
+    lines = [f"gpu 0 proc {pid} 1000" for pid in (*ranks, nobody)]
+    scrape = serve("--node", "n1", driver=make_driver("count 2", *lines)).scrape()
+    assert scrape.value("kezek_gpu_attempt_processes", uuid=GPU(0), attempt="17-1") == 2
+    assert len(scrape.samples["kezek_gpu_attempt_processes"]) == 1, "an absurd id is no label"
+    assert scrape.value("kezek_gpu_unattributed_processes", uuid=GPU(0)) == 2
+    assert scrape.value("kezek_gpu_unexamined_processes", uuid=GPU(0)) == 1
+    assert scrape.value("kezek_gpu_unattributed_processes", uuid=GPU(1)) == 0
+
+
+def test_documented_metrics_are_those_exposed(make_driver: Any, serve: Any, rank: Any) -> None:
+    process = f"gpu 0 proc {rank(KEZEK_ATTEMPT='17-1')} 1000"
+    served = serve("--node", "n1", driver=make_driver("count 2", process, *FULL_GPU, *SPLIT_GPU))
     until(lambda: "kezek_gpu_xid_errors_total" in served.scrape().samples)
     scrape = served.scrape()
     exposed = {
