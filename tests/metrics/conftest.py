@@ -1,8 +1,10 @@
 """A scripted NVIDIA driver, and the processes that read it."""
 
 import importlib.metadata
+import importlib.util
 import json
 import os
+import re
 import select
 import subprocess
 import sys
@@ -11,6 +13,7 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
@@ -226,6 +229,17 @@ def once() -> Callable[..., subprocess.CompletedProcess[str]]:
     return run
 
 
+@pytest.fixture(scope="session")
+def rows() -> ModuleType:
+    """Makers of the platform's rows (the folder is no package, so the file is loaded by its path)."""
+    spec = importlib.util.spec_from_file_location("metrics_test_rows", HERE / "rows.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
 @pytest.fixture
 def nvml_include() -> Path:
     return nvml_include_dir()
@@ -234,3 +248,27 @@ def nvml_include() -> Path:
 @pytest.fixture
 def parse() -> Callable[[str], Scrape]:
     return Scrape
+
+
+@pytest.fixture(scope="session")
+def documented() -> dict[str, frozenset[str]]:
+    """Every name that a query may use, with its labels, from the tables of the documentation."""
+    names: dict[str, frozenset[str]] = {}
+    for page in ("telemetry.md", "telemetry-control-plane.md"):
+        for line in (ROOT / "docs" / page).read_text().splitlines():
+            if line.startswith("| `kezek_"):
+                cells = [cell.strip() for cell in line.strip("|").split("|")]
+                name, kind, labels = (
+                    cells[0].strip("`"),
+                    cells[1],
+                    frozenset(re.findall(r"`(\w+)`", cells[3])),
+                )
+                if kind == "histogram":
+                    names |= {
+                        f"{name}_sum": labels,
+                        f"{name}_count": labels,
+                        f"{name}_bucket": labels | {"le"},
+                    }
+                else:
+                    names[name] = labels
+    return names
