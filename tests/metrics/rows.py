@@ -72,10 +72,19 @@ def columns(model: Any, **given: Any) -> Any:
 def allocate(session: Session, of: ProjectRow, award: GrantRow, uuids: Sequence[str]) -> int:
     """A running job that holds these GPUs but the last, which it has released."""
     user = columns(UserRow, id=uuid.uuid4(), organisation_id=of.organisation_id, name="u")
-    session.add_all([user, columns(NodeRow, name="n1")])
+    session.add_all([user, columns(NodeRow, name="n1", state="UP")])
     session.flush()
     session.add_all(columns(GpuRow, uuid=uuid_, node="n1", index=index) for index, uuid_ in enumerate(uuids))
-    job = columns(JobRow, project_id=of.id, user_id=user.id, queue="q", gpus=len(uuids) - 1, walltime_s=60)
+    job = columns(
+        JobRow,
+        state="RUNNING",
+        first_started_at=NOW,
+        project_id=of.id,
+        user_id=user.id,
+        queue="q",
+        gpus=len(uuids) - 1,
+        walltime_s=60,
+    )
     session.add(job)
     session.flush()
     session.add(columns(AttemptRow, id="17-1", job_id=job.id, grant_id=award.id, state="RUNNING"))

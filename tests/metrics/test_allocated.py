@@ -6,16 +6,19 @@ from typing import Any
 
 from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.parser import text_string_to_metric_families
+from prometheus_client.registry import Collector
 from sqlalchemy.orm import Session
 
 from metrics.allocated import MAX_PROJECTS, Allocated
+from metrics.controlplane import ControlPlane
 
 GPUS = ("GPU-0", "GPU-1", "GPU-2")
 
 
-def scrape(database: Any, rows: Any) -> dict[tuple[Any, ...], float]:
+def scrape(database: Any, rows: Any, *more: Collector) -> dict[tuple[Any, ...], float]:
     registry = CollectorRegistry()
-    registry.register(Allocated(database.engine, lambda: rows.NOW))
+    for collector in (Allocated(database.engine, lambda: rows.NOW), *more):
+        registry.register(collector)
     return {
         (sample.name, *sorted(sample.labels.items())): sample.value
         for family in text_string_to_metric_families(generate_latest(registry).decode())
@@ -66,5 +69,5 @@ def test_labels_are_as_documented(database: Any, rows: Any, documented: dict[str
     with Session(database.engine) as session, session.begin():
         of = rows.project(session, "p1")
         rows.allocate(session, of, rows.grant(session, of, 200), GPUS)
-    for name, *labels in scrape(database, rows):
+    for name, *labels in scrape(database, rows, ControlPlane(database.engine)):
         assert documented[name] == frozenset(label for label, _ in labels)

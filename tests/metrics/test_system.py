@@ -23,6 +23,7 @@ from prometheus_client import CollectorRegistry, start_http_server
 from sqlalchemy.orm import Session
 
 from metrics.allocated import Allocated
+from metrics.controlplane import ControlPlane
 
 ROOT = Path(__file__).resolve().parents[2]
 RULES = sorted((ROOT / "metrics" / "prometheus").glob("*.yaml"))
@@ -38,6 +39,7 @@ pytestmark = pytest.mark.system
 
 # Panels that must show something here; the others wait for what did not happen (errors, throttling) or for time.
 EXPECTED_FILLED = {
+    *("cluster: GPUs busy", "cluster: GPUs by state", "cluster: Journal records not sealed yet"),
     *("cluster: Utilisation", "cluster: Coverage", "cluster: Power", "cluster: GPUs held by sector"),
     *("node: Live", "node: GPUs", "node: Held by", "node: Utilisation", "node: Memory in use, share"),
     *(
@@ -186,6 +188,7 @@ def control_plane(database: Any, rows: Any) -> Iterator[str]:
         rows.allocate(session, of, rows.grant(session, of, 200), GPUS)
     registry = CollectorRegistry()
     registry.register(Allocated(database.engine, lambda: rows.NOW))
+    registry.register(ControlPlane(database.engine))
     server, thread = start_http_server(0, "127.0.0.1", registry)
     yield f"127.0.0.1:{server.server_port}"
     server.shutdown()
