@@ -76,9 +76,14 @@ class Sampler:
         }
         return added
 
-    def run(self, stop: threading.Event) -> None:
-        """Tick every ``INTERVAL_S`` until told to stop; a database that is away costs coverage, not the loop."""
-        while not stop.wait(INTERVAL_S):
+    def run(self, stop: threading.Event, interval_s: float = INTERVAL_S) -> None:
+        """Tick until told to stop; a database that is away costs coverage, not the loop.
+
+        Args:
+            stop: Ends the loop.
+            interval_s: Seconds between ticks, at most half of ``MAX_OBSERVED_S``.
+        """
+        while not stop.wait(interval_s):
             try:
                 self.tick()
             except OperationalError as error:

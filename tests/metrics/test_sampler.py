@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from sqlalchemy import select, update
+from sqlalchemy import create_engine, select, update
 from sqlalchemy.orm import Session
 
 from metrics.efficiency import BINS, EMPTY, Fold
@@ -206,6 +206,61 @@ def test_what_is_no_exporter_does_not_stop_the_others(
     clock.forward(30)
     reader.tick()
     assert caplog.text == "", "one line when it begins"
+
+
+def test_what_is_no_page_of_metrics_is_said_and_left_out(
+    sampler: Any, page: Any, clock: Clock, job_id: int, caplog: pytest.LogCaptureFixture
+) -> None:
+    page.lines.append("kezek_gpu_up{")
+    clock.forward(30)
+    assert sampler().tick() == 0
+    assert "is this the address of a node exporter?" in caplog.text
+    assert job_id
+
+
+@pytest.mark.parametrize(("spare_bytes", "added"), [(0, 1), (-1, 0)])
+def test_pages_are_limited(
+    sampler: Any,
+    page: Any,
+    clock: Clock,
+    job_id: int,
+    *,
+    monkeypatch: pytest.MonkeyPatch,
+    spare_bytes: int,
+    added: int,
+) -> None:
+    page.gpu(0, 0.5, 0)
+    size_bytes = sum(len(line) + 1 for line in page.lines)
+    monkeypatch.setattr("metrics.sampler.MAX_PAGE_BYTES", size_bytes + spare_bytes)
+    clock.forward(30)
+    assert sampler().tick() == added
+    assert job_id
+
+
+def test_loop_goes_on_when_the_database_was_away(
+    database: Any, page: Any, clock: Clock, job_id: int, caplog: pytest.LogCaptureFixture
+) -> None:
+    page.gpu(0, 0.5, 0)
+    clock.forward(30)
+    away = create_engine("postgresql+psycopg://nobody@127.0.0.1:9/none")
+    ends = iter([away, database.engine])
+    stop = threading.Event()
+
+    class Twice(Sampler):
+        """The first tick meets a database that is away; after the second the loop is told to end."""
+
+        def tick(self) -> int:
+            self._engine = next(ends)
+            if self._engine is database.engine:
+                stop.set()
+            return super().tick()
+
+    reader = Twice(away, lambda: [page.url], clock)
+    reader.run(stop, 0.01)
+    reader.close()
+    away.dispose()
+    assert "telemetry of this tick is lost" in caplog.text
+    assert summary(database, job_id, clock.at).observed_s == 30
 
 
 def test_exporters_are_limited(database: Any, clock: Clock, caplog: pytest.LogCaptureFixture) -> None:

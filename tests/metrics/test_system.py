@@ -226,14 +226,18 @@ def test_rules_and_panels_evaluate_and_an_alert_comes_and_goes(
     assert [rule["name"] for rule in prometheus.rules() if rule["health"] != "ok"] == []
 
     # Telemetry of one node and allocations of the control plane meet.
-    assert prometheus.value("job_id:kezek_gpu_utilization:avg") == pytest.approx(0.7)
-    assert prometheus.value("cluster:kezek_gpu_telemetry_coverage:ratio") == 1
+    until(
+        lambda: prometheus.value("job_id:kezek_gpu_utilization:avg") == pytest.approx(0.7), "the job's mean"
+    )
+    until(lambda: prometheus.value("cluster:kezek_gpu_telemetry_coverage:ratio") == 1, "all its GPUs report")
     assert prometheus.value('count(kezek_gpu_info{simulated="true"})') == 8
 
-    answers = {(title, expr): prometheus.ask("query", query=expr) for title, expr in panels()}
-    assert {key: answer for key, answer in answers.items() if answer["status"] != "success"} == {}
-    filled = {title for (title, _), answer in answers.items() if answer["data"]["result"]}
-    assert not EXPECTED_FILLED - filled
+    def filled() -> set[str]:
+        answers = {(title, expr): prometheus.ask("query", query=expr) for title, expr in panels()}
+        assert {key: answer for key, answer in answers.items() if answer["status"] != "success"} == {}
+        return {title for (title, _), answer in answers.items() if answer["data"]["result"]}
+
+    until(lambda: not EXPECTED_FILLED - filled(), "the panels show something")
 
     raised = "KezekGpuRecoveryActionNeeded"
     assert prometheus.states(raised) == []
