@@ -16,7 +16,7 @@ from api import errors
 from api.answers import Problem
 from api.context import Context
 from api.limits import BodyLimit
-from api.routes import files, health, jobs, products, public, quota, tenants
+from api.routes import files, health, jobs, products, public, quota, telemetry, tenants
 from scheduler.dispatch.executor import Executor
 from store import clock
 
@@ -91,6 +91,7 @@ def create_app(
         quota.router,
         jobs.router,
         files.router,
+        telemetry.router,
         products.router,
         health.router,
     ):

@@ -38,6 +38,9 @@ class Settings(BaseSettings):
         default=20, ge=2, le=3600, description="Silence after which a node counts as down."
     )
     job_env: Path = Field(default=Path(".jobenv"), description="Python environment that ranks run in.")
+    exporters: str = Field(
+        default="", description="Base addresses of the node exporters, by commas; empty: no telemetry is kept."
+    )
     log_level: str = Field(default="INFO", description="Level of the processes' own logs.")
 
     @property
