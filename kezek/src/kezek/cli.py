@@ -1,0 +1,115 @@
+"""The command line `kezek`: its commands, and the edge where errors become messages and exit codes."""
+
+from __future__ import annotations
+
+import getpass
+import os
+import sys
+from typing import Annotated
+
+import typer
+
+from kezek import context, job_commands, platform_commands
+from kezek.client import VERSION, Client
+from kezek.context import Output
+from kezek.errors import ConfigError, KezekError, UsageFaultError
+from kezek.exits import exit_of
+from kezek.messages import choose_language
+from kezek.settings import (
+    TOKEN_VARIABLE,
+    URL_VARIABLE,
+    Settings,
+    checked_url,
+    is_loopback,
+    read_settings,
+    write_settings,
+)
+from kezek.terminal import Format, Terminal
+
+app = typer.Typer(
+    name="kezek",
+    help="Client of the Kezek compute platform. Documentation: docs/cli.md",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    add_completion=False,
+)
+app.command(cls=job_commands.ArgumentsCommand)(job_commands.submit)
+app.command()(job_commands.jobs)
+app.command()(job_commands.job)
+app.command()(job_commands.logs)
+app.command()(job_commands.cancel)
+app.command()(platform_commands.quota)
+app.command()(platform_commands.cluster)
+app.command()(platform_commands.kpi)
+app.add_typer(platform_commands.products, name="products")
+app.add_typer(platform_commands.outputs, name="outputs")
+
+
+@app.command()
+def login(
+    *,
+    url: Annotated[str | None, typer.Option(envvar=URL_VARIABLE, help="Address of the platform.")] = None,
+    token_stdin: Annotated[
+        bool, typer.Option("--token-stdin", help="Read the token from standard input.")
+    ] = False,
+    output: Output = Format.TABLE,
+) -> None:
+    """Check a token with the platform and keep it in your configuration, readable by you alone.
+
+    The token is asked for without echo, or taken from KEZEK_TOKEN or standard input; never from the command line.
+    """
+    screen = context.terminal(output)
+    if url is None:
+        raise ConfigError("config.no_url")
+    url = checked_url(url)
+    token = _token(screen, is_stdin=token_stdin)
+    if url.startswith("http:") and not is_loopback(url):
+        screen.note(screen.messages.say("login.plain", url=url))
+    with Client(url, token, language=choose_language(os.environ)) as client:
+        me = client.me()
+    path = write_settings(os.environ, Settings(url, token))
+    if screen.is_json:
+        screen.json(me.raw)
+    else:
+        screen.line(screen.messages.say("login.done", url=url, user=me.name, path=str(path)))
+
+
+def _token(screen: Terminal, *, is_stdin: bool) -> str:
+    """The token, from standard input, the environment or a hidden prompt."""
+    if is_stdin:
+        token = sys.stdin.readline().strip()
+    elif os.environ.get(TOKEN_VARIABLE):
+        token = os.environ[TOKEN_VARIABLE]
+    elif sys.stdin.isatty():
+        token = getpass.getpass(screen.messages.say("login.token_prompt")).strip()
+    else:
+        raise UsageFaultError("usage.no_terminal")
+    if not token:
+        raise UsageFaultError("usage.empty_token")
+    return token
+
+
+@app.command()
+def version(*, output: Output = Format.TABLE) -> None:
+    """Show the version of this client and the platform it is signed in to."""
+    screen = context.terminal(output)
+    try:
+        url: str | None = read_settings(os.environ).url
+    except ConfigError:
+        url = None
+    if screen.is_json:
+        screen.json({"client": VERSION, "platform": url})
+    else:
+        screen.record([("client", VERSION), ("url", url or screen.messages.say("yesno.none"))])
+
+
+def main() -> None:
+    """Run the command line; ends the process with a code of `Exit`."""
+    for stream in (sys.stdout, sys.stderr):
+        # A terminal that cannot show a Kazakh letter gets a question mark, not a traceback.
+        stream.reconfigure(errors="replace")  # type: ignore[union-attr]
+    try:
+        app(standalone_mode=True)
+    except KezekError as error:
+        context.terminal(Format.TABLE).failure(error)
+        sys.exit(exit_of(error))

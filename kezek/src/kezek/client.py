@@ -1,0 +1,227 @@
+"""The SDK: one object per platform and token, one typed method per thing to do."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import secrets
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from dataclasses import replace
+from importlib import metadata
+from pathlib import Path, PurePosixPath
+from types import TracebackType
+from typing import Final, Self
+from urllib.parse import quote
+
+from kezek import retry
+from kezek.bundle import Bundle
+from kezek.errors import ConfigError, DigestMismatchError, UsageFaultError
+from kezek.fields import Fields
+from kezek.logs import Follower, LogPage, LogPlace
+from kezek.messages import FALLBACK
+from kezek.model import Cluster, Job, JobRequest, Me, Output, Quota
+from kezek.register import Indicator, Product, ProductRequest
+from kezek.settings import checked_url
+from kezek.transport import DOWNLOAD_CHUNK_BYTES, Call, Query, Transport
+
+VERSION: Final = metadata.version("kezek")
+"""Version of this client."""
+PAGE_ITEMS: Final = 200
+"""Items asked for at once: the most the platform gives."""
+MAX_PAGES: Final = 1_000
+"""Pages of one listing: two hundred thousand items, more than anybody reads."""
+MAX_TOKEN_CHARS: Final = 512
+"""Longest token: ten times one of today."""
+
+
+class Client:
+    """A platform, as one user sees it. Close it, or use it in a `with` block; not for several threads at once."""
+
+    def __init__(
+        self, url: str, token: str, *, language: str = FALLBACK, pause: retry.Pause = retry.sleep
+    ) -> None:
+        """Prepare; nothing is sent.
+
+        Args:
+            url: address of the platform, such as "https://kezek.example.kz".
+            token: bearer token, "kzk_…".
+            language: language of the platform's messages: kk, ru or en.
+            pause: waits so many seconds between two tries.
+
+        Raises:
+            ConfigError: the address or the token cannot be one.
+        """
+        if not (
+            token.isascii() and token.isprintable() and " " not in token and len(token) <= MAX_TOKEN_CHARS
+        ):
+            raise ConfigError("config.bad_token")
+        self.url: Final = checked_url(url)
+        self._pause: Final = pause
+        self._transport: Final = Transport(
+            self.url, token, user_agent=f"kezek/{VERSION}", language=language, pause=pause
+        )
+
+    def close(self) -> None:
+        """Close the connections."""
+        self._transport.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    # Every method below raises ApiError when the platform refuses, NetworkError when it does not answer, and
+    # ProtocolError when its answer cannot be read.
+
+    def me(self) -> Me:
+        """Who the token stands for."""
+        return Me.of(self._transport.json(Call.get("/v1/me")))
+
+    def upload(self, bundle: Bundle) -> str:
+        """Upload code; the same code again is fine. Returns the digest that goes into the job."""
+        headers = {"Content-Type": "application/gzip"}
+        call = Call("POST", "/v1/bundles", {}, bundle.data, headers, is_idempotent=True)
+        return self._transport.json(call).text("digest")
+
+    def submit(
+        self, request: JobRequest, bundle: Bundle | None = None, *, idempotency_key: str | None = None
+    ) -> Job:
+        """Submit a job, its code first; a retry after a lost answer makes no second job.
+
+        Args:
+            request: what to run.
+            bundle: code to upload, see `kezek.bundle.pack`.
+            idempotency_key: key of this very submit; None makes one. The same key and request give the same job.
+        """
+        digest = None if bundle is None else self.upload(bundle)
+        key = idempotency_key or secrets.token_urlsafe(24)
+        return Job.of(
+            self._transport.json(Call.post("/v1/jobs", request.document(digest), idempotency_key=key))
+        )
+
+    def job(self, job_id: int) -> Job:
+        """One job."""
+        return Job.of(self._transport.json(Call.get(f"/v1/jobs/{job_id}")))
+
+    def jobs(
+        self, *, project: str | None = None, state: str | None = None, queue: str | None = None
+    ) -> Iterator[Job]:
+        """The jobs you may see, the newest first, a page at a time as they are taken."""
+        wanted = {"project": project, "state": state, "queue": queue}
+        query = {name: value for name, value in wanted.items() if value is not None}
+        return map(Job.of, self._pages("/v1/jobs", query))
+
+    def cancel(self, job_id: int) -> Job:
+        """Cancel a job; one that runs is stopped, which takes a moment, and one that has ended stays as it is."""
+        call = Call("POST", f"/v1/jobs/{job_id}/cancel", is_idempotent=True)
+        return Job.of(self._transport.json(call))
+
+    def log(self, place: LogPlace, *, wait_s: int = 0) -> LogPage:
+        """A piece of what a rank wrote; waits up to `wait_s` seconds, at most 20, for something new."""
+        return LogPage.of(self._transport.whole(place.call(wait_s)))
+
+    def read_log(self, place: LogPlace) -> Iterator[bytes]:
+        """What a rank has written so far, from a place on."""
+        while (page := self.log(place)).data:
+            yield page.data
+            place = replace(place, offset=page.next_offset, attempt=place.attempt or page.attempt)
+
+    def follow(self, place: LogPlace, *, on_break: Callable[[int], None] | None = None) -> Iterator[bytes]:
+        """What a rank writes until the job has ended, in further attempts too.
+
+        After a broken connection it goes on from the same byte.
+
+        Args:
+            place: whose output and from which byte on; a job that waits is waited for.
+            on_break: told the byte from which it goes on after a break.
+        """
+        return Follower(self.log, self.job, pause=self._pause, on_break=on_break).follow(place)
+
+    def outputs(self, job_id: int) -> Iterator[Output]:
+        """The files a job kept, a page at a time as they are taken."""
+        return map(Output.of, self._pages(f"/v1/jobs/{job_id}/outputs", {}))
+
+    def download(self, job_id: int, output: Output, folder: Path) -> Path:
+        """Save a kept file below `folder` and check its digest; returns where it is.
+
+        Raises:
+            DigestMismatchError: what came is not what the job kept; nothing is left of it.
+            UsageFaultError: the path leaves the folder, exists already, or cannot be written.
+        """
+        target = self._target(output, folder)
+        partial = target.with_name(f".{target.name}.{secrets.token_hex(4)}.part")
+        try:
+            target.parent.mkdir(parents=True, exist_ok=True)
+            found = self._save(job_id, output, partial)
+            if found != output.digest:
+                raise DigestMismatchError(output.path, output.digest, found)
+            partial.replace(target)
+        except OSError as error:
+            raise UsageFaultError("usage.not_saved", path=str(target), why=error.strerror or "") from error
+        finally:
+            with suppress(OSError):
+                partial.unlink(missing_ok=True)
+        return target
+
+    def _target(self, output: Output, folder: Path) -> Path:
+        """Where a kept file goes; a name from the platform never leaves the folder."""
+        path = PurePosixPath(output.path)
+        has_separator = os.sep != "/" and os.sep in output.path
+        if path.is_absolute() or ".." in path.parts or not path.name or has_separator:
+            raise UsageFaultError("usage.bad_output_path", path=output.path)
+        target = folder / path
+        if target.exists() or target.is_symlink():
+            raise UsageFaultError("usage.exists", path=str(target))
+        if not target.resolve().is_relative_to(folder.resolve()):
+            raise UsageFaultError("usage.bad_output_path", path=output.path)
+        return target
+
+    def _save(self, job_id: int, output: Output, partial: Path) -> str:
+        """Stream a kept file into `partial`; the SHA-256 (hex) of what came."""
+        digest = hashlib.sha256()
+        address = f"/v1/jobs/{job_id}/outputs/{output.rank}/{quote(output.path)}"
+        with self._transport.stream(Call.get(address)) as answer, partial.open("xb") as file:
+            for chunk in answer.iter_bytes(DOWNLOAD_CHUNK_BYTES):
+                digest.update(chunk)
+                file.write(chunk)
+        return digest.hexdigest()
+
+    def quota(self) -> Quota:
+        """What your projects have: grants and queues."""
+        return Quota.of(self._transport.json(Call.get("/v1/quota")))
+
+    def cluster(self) -> Cluster:
+        """The nodes and their GPUs."""
+        return Cluster.of(self._transport.json(Call.get("/v1/cluster")))
+
+    def products(self) -> Iterator[Product]:
+        """The products you may see."""
+        return map(Product.of, self._pages("/v1/products", {}))
+
+    def product(self, slug: str) -> Product:
+        """One product with its evidence."""
+        return Product.of(self._transport.json(Call.get(f"/v1/products/{quote(slug, safe='')}")))
+
+    def register_product(self, request: ProductRequest) -> Product:
+        """Enter a product; it waits for a reviewer."""
+        return Product.of(self._transport.json(Call.post("/v1/products", request.document())))
+
+    def indicator_2(self, year: int | None = None) -> Indicator:
+        """Target indicator 2, every year or one."""
+        query: Query = {} if year is None else {"year": year}
+        return Indicator.of(self._transport.json(Call.get("/v1/kpi/indicators/2", query)))
+
+    def _pages(self, path: str, query: Query) -> Iterator[Fields]:
+        """The objects of a list, asked for as they are taken."""
+        cursor: Query = {}
+        for _ in range(MAX_PAGES):
+            page = self._transport.json(Call.get(path, {**query, "limit": PAGE_ITEMS, **cursor}))
+            yield from page.objects("items")
+            following = page.optional_text("next_cursor")
+            if following is None:
+                return
+            cursor = {"cursor": following}

@@ -1,0 +1,231 @@
+"""How the platform's values look in a terminal: rows and fields, no input or output."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Iterable, Sequence
+
+from kezek.messages import Messages
+from kezek.model import Cluster, Grant, Job, Output, Queue
+from kezek.register import Indicator, Product
+from kezek.terminal import Cell
+
+Pairs = list[tuple[str, Cell]]
+
+_STYLES = {
+    "PENDING": "yellow",
+    "ADMITTED": "cyan",
+    "RUNNING": "cyan",
+    "COMPLETING": "cyan",
+    "COMPLETED": "green",
+    "CANCELLED": "dim",
+}
+_STYLE_OF_FAILURE = "red"
+
+JOB_HEADS = ("id", "name", "project", "queue", "state", "gpus", "submitted", "reason")
+OUTPUT_HEADS = ("rank", "path", "size", "digest")
+NODE_HEADS = ("node", "flavor", "state", "total", "busy", "free", "down")
+GRANT_HEADS = ("project", "flavor", "granted", "used", "pending", "remaining", "period")
+QUEUE_HEADS = ("queue", "nominal", "in_use", "running", "waiting")
+PRODUCT_HEADS = ("slug", "name", "sector", "stage", "status", "registered")
+EVIDENCE_HEADS = ("jobs", "state", "gpu_hours", "counted", "digest")
+YEAR_HEADS = ("year", "target", "cumulative", "added")
+
+
+def state(job: Job, messages: Messages) -> tuple[str, str]:
+    """The state of a job with its colour."""
+    return messages.named("state", job.state), _STYLES.get(job.state, _STYLE_OF_FAILURE)
+
+
+def reason(job: Job, messages: Messages) -> str:
+    """Why a job waits; empty when it does not or the platform has not yet looked at it."""
+    if job.reason is None:
+        return ""
+    if messages.knows_reason(job.reason.code, job.reason.numbers):
+        return messages.reason(job.reason.code, job.reason.numbers)
+    return job.reason.text or messages.reason(job.reason.code, job.reason.numbers)
+
+
+def job_rows(jobs: Iterable[Job], messages: Messages) -> list[Sequence[Cell]]:
+    """Jobs as the rows of `JOB_HEADS`."""
+    return [
+        (
+            str(job.id),
+            job.name or messages.say("yesno.none"),
+            job.project,
+            job.queue,
+            state(job, messages),
+            str(job.gpus),
+            messages.instant(job.submitted_at),
+            reason(job, messages),
+        )
+        for job in jobs
+    ]
+
+
+def job_pairs(job: Job, messages: Messages) -> Pairs:
+    """One job, field by field; fields that say nothing yet are left out."""
+    pairs: Pairs = [
+        ("id", str(job.id)),
+        ("name", job.name or messages.say("yesno.none")),
+        ("state", state(job, messages)),
+        ("reason", reason(job, messages)),
+        ("ahead", "" if job.place is None else str(job.place)),
+        ("project", job.project),
+        ("queue", job.queue),
+        ("gpus", str(job.gpus)),
+        ("nodes", "" if job.nodes is None else str(job.nodes)),
+        ("flavor", ", ".join(job.flavors)),
+        ("walltime", messages.duration(job.walltime_s)),
+        ("command", "" if job.command is None else shlex.join(job.command)),
+        ("attempt", str(job.attempts) if job.attempts else ""),
+        ("placement", _placement(job, messages)),
+        ("submitted", messages.instant(job.submitted_at)),
+        ("started", messages.instant(job.first_started_at) if job.first_started_at else ""),
+        ("finished", messages.instant(job.finished_at) if job.finished_at else ""),
+        ("exit", exit_text(job, messages)),
+        ("gpu_time", gpu_time(job, messages)),
+    ]
+    return [(head, cell) for head, cell in pairs if cell]
+
+
+def exit_text(job: Job, messages: Messages) -> str:
+    """How the job's first failed rank ended: code, signal and what went wrong; empty while unknown."""
+    parts = []
+    if job.exit_code is not None:
+        parts.append(messages.say("job.exit_code", code=job.exit_code))
+    if job.exit_signal is not None:
+        parts.append(messages.say("job.exit_signal", signal=job.exit_signal))
+    if job.exit_error:
+        parts.append(job.exit_error)
+    return ", ".join(parts)
+
+
+def gpu_time(job: Job, messages: Messages) -> str:
+    """What was charged, in GPU-hours and in device-seconds, which small jobs need."""
+    if not job.gpu_seconds:
+        return ""
+    hours = messages.say("unit.gpu_hours", value=messages.gpu_hours(job.gpu_seconds))
+    return f"{hours} ({messages.say('unit.gpu_seconds', value=messages.number(job.gpu_seconds))})"
+
+
+def _placement(job: Job, messages: Messages) -> str:
+    nodes: dict[str, int] = {}
+    for rank in job.ranks:
+        nodes[rank.node] = nodes.get(rank.node, 0) + len(rank.gpu_uuids)
+    if not nodes:
+        return ""
+    listed = ", ".join(f"{node} ({gpus} GPU)" for node, gpus in nodes.items())
+    return f"{listed}; {messages.say('cluster.simulated_short')}" if job.is_simulated else listed
+
+
+def output_rows(outputs: Iterable[Output], messages: Messages) -> list[Sequence[Cell]]:
+    """Kept files as the rows of `OUTPUT_HEADS`."""
+    return [(str(one.rank), one.path, messages.size(one.size_bytes), one.digest) for one in outputs]
+
+
+def node_rows(cluster: Cluster, messages: Messages) -> list[Sequence[Cell]]:
+    """Nodes as the rows of `NODE_HEADS`."""
+    return [
+        (
+            node.name,
+            f"{node.flavor} ({messages.say('cluster.simulated_short')})"
+            if node.is_simulated
+            else node.flavor,
+            messages.named("node", node.state),
+            *(str(count) for count in (node.gpus, node.busy, node.free, node.down)),
+        )
+        for node in cluster.nodes
+    ]
+
+
+def grant_rows(grants: Iterable[Grant], messages: Messages) -> list[Sequence[Cell]]:
+    """Grants as the rows of `GRANT_HEADS`."""
+    return [
+        (
+            grant.project or messages.say("yesno.none"),
+            grant.flavor,
+            *(
+                messages.gpu_hours(part)
+                for part in (grant.granted_s, grant.used_s, grant.pending_s, grant.remaining_s)
+            ),
+            f"{messages.instant(grant.starts_at)[:10]} \N{EN DASH} {messages.instant(grant.ends_at)[:10]}",
+        )
+        for grant in grants
+    ]
+
+
+def queue_rows(queues: Iterable[Queue], messages: Messages) -> list[Sequence[Cell]]:
+    """Queues as the rows of `QUEUE_HEADS`."""
+    return [
+        (
+            queue.path or messages.say("quota.whole"),
+            *(str(count) for count in (queue.nominal_gpus, queue.used_gpus, queue.running, queue.pending)),
+        )
+        for queue in queues
+    ]
+
+
+def product_name(product: Product, messages: Messages) -> str:
+    """The product's name in the language spoken."""
+    return product.name.get(messages.language) or next(iter(product.name.values()), product.slug)
+
+
+def product_rows(products: Iterable[Product], messages: Messages) -> list[Sequence[Cell]]:
+    """Products as the rows of `PRODUCT_HEADS`."""
+    return [
+        (
+            product.slug,
+            product_name(product, messages),
+            messages.named("sector", product.sector),
+            messages.named("stage", product.stage),
+            messages.named("product_status", product.status),
+            messages.instant(product.registered_at),
+        )
+        for product in products
+    ]
+
+
+def product_pairs(product: Product, messages: Messages) -> Pairs:
+    """One product, field by field."""
+    pairs: Pairs = [
+        ("slug", product.slug),
+        ("name", product_name(product, messages)),
+        ("description", product.description),
+        ("sector", messages.named("sector", product.sector)),
+        ("stage", messages.named("stage", product.stage)),
+        ("status", messages.named("product_status", product.status)),
+        ("started_on", product.started_on),
+        ("registered", messages.instant(product.registered_at)),
+        ("verified", messages.instant(product.verified_at) if product.verified_at else ""),
+        ("note", product.return_note or ""),
+    ]
+    return [(head, cell) for head, cell in pairs if cell]
+
+
+def evidence_rows(product: Product, messages: Messages) -> list[Sequence[Cell]]:
+    """The jobs a product was built by as the rows of `EVIDENCE_HEADS`."""
+    return [
+        (
+            str(job.job_id),
+            messages.named("state", job.state),
+            messages.gpu_hours(job.gpu_seconds),
+            messages.say("yesno.yes" if job.is_counted else "yesno.no"),
+            " ".join(job.digests),
+        )
+        for job in product.evidence or ()
+    ]
+
+
+def year_rows(indicator: Indicator, messages: Messages) -> list[Sequence[Cell]]:
+    """The indicator's years as the rows of `YEAR_HEADS`."""
+    begun = messages.say("kpi.not_begun")
+    return [
+        (
+            str(year.year),
+            str(year.target),
+            begun if year.cumulative is None else str(year.cumulative),
+            begun if year.added is None else str(year.added),
+        )
+        for year in indicator.years
+    ]

@@ -1,0 +1,477 @@
+"""The quota service: policies in force, grants, and the ledger's claims and charges, each in the caller's transaction.
+
+A balance is a projection of the append-only entries; it changes in the entries' transaction under its row lock,
+so that two claims on one grant are served one after the other and a database CHECK stands behind both.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import date, datetime
+from enum import StrEnum
+from typing import Final, cast
+from uuid import UUID, uuid4
+
+from sqlalchemy import Engine, case, func, select
+from sqlalchemy.orm import Session
+
+from quota import ledger
+from quota.model import (
+    ENACTING_KINDS,
+    Account,
+    Balance,
+    Entry,
+    EntryKind,
+    Grant,
+    GrantId,
+    Ground,
+    Policy,
+)
+from quota.policy import load_policy_text, parse_policy, policy_digest, validate_against
+from quota.tables import BalanceRow, GrantRow, LedgerEntryRow, PolicyRow
+from store import clock, journal
+from store.engine import snapshot
+
+MAX_GRANTED_S: Final = 1_000_000 * 10 * 366 * 86_400
+"""Device-seconds of one grant at most: a million GPUs for ten years; above it is a slip of the pen."""
+
+MAX_POLICIES: Final = 500
+"""Policies listed at once: several a year for a century."""
+
+_PARSED_MAX: Final = 32
+"""Parsed policies kept in memory, by digest: the one in force, its neighbours, and those being replayed."""
+
+_parsed: dict[str, Policy] = {}
+
+
+class AwardCode(StrEnum):
+    """Why a grant is not awarded."""
+
+    BAD_GRANT = "BAD_GRANT"
+    NO_ENACTING_ACT = "NO_ENACTING_ACT"
+
+
+class AwardRefusedError(ValueError):
+    """A grant that cannot be awarded as asked."""
+
+    def __init__(self, code: AwardCode, message: str) -> None:
+        super().__init__(message)
+        self.code = code
+
+
+class PolicyExistsError(ValueError):
+    """Another policy has this version or comes into force on this day."""
+
+    code: Final = "POLICY_EXISTS"
+
+    def __init__(self, version: str, effective_from: date) -> None:
+        super().__init__(
+            f"policy {version} of {effective_from.isoformat()}: a policy with this version or this first day is "
+            "entered already; give it another version and another day"
+        )
+        self.version = version
+        self.effective_from = effective_from
+
+
+class NoPolicyError(RuntimeError):
+    """No policy is in force, so no project has a queue and no job may start."""
+
+    code: Final = "NO_POLICY"
+
+    def __init__(self, day: date) -> None:
+        super().__init__(
+            f"no policy is in force on {day.isoformat()}; enact one whose effective_from is that day or earlier"
+        )
+        self.day = day
+
+
+@dataclass(frozen=True, slots=True)
+class EnactedPolicy:
+    """A policy as it was entered: the document, its digest, and the policy it says."""
+
+    policy: Policy
+    document: Mapping[str, object]
+    digest: str
+    enacted_at: datetime
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Award:
+    """A grant to be made: device-seconds of a flavor for [starts_at, ends_at), on these grounds."""
+
+    project_id: UUID
+    flavor: str
+    granted_s: int
+    starts_at: datetime
+    ends_at: datetime
+    grounds: tuple[Ground, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class LedgerVerdict:
+    """Result of recomputing the ledger. `problems` is empty when every check held.
+
+    `pending_by_attempt` are the claims that are neither posted nor voided, in device-seconds.
+    """
+
+    grants: int
+    entries: int
+    problems: tuple[str, ...]
+    pending_by_attempt: Mapping[str, int]
+
+
+def enact(
+    session: Session,
+    document: str | Mapping[str, object],
+    *,
+    at: datetime,
+    actor: str,
+    capacity_gpus: int | None = None,
+) -> Policy:
+    """Enter a policy; it comes into force at its `effective_from`, a day in Asia/Almaty.
+
+    Args:
+        session: the open unit of work.
+        document: YAML text, or the mapping such a text holds.
+        at: instant of the act of entering, aware UTC.
+        actor: who enters it, as the journal names actors.
+        capacity_gpus: GPUs in service, to check absolute nominals against; None checks shares only.
+
+    Raises:
+        PolicyError: BAD_POLICY, SHARES_EXCEED or NO_ENACTING_ACT, with the place in the document.
+        PolicyExistsError: version or first day are taken by another policy. The same document again is fine.
+    """
+    if isinstance(document, str):
+        written, policy = load_policy_text(document)
+    else:
+        written, policy = document, parse_policy(document)
+    if capacity_gpus is not None:
+        validate_against(policy, capacity_gpus)
+    digest = policy_digest(written)
+    same = select(PolicyRow).where(
+        (PolicyRow.version == policy.version) | (PolicyRow.effective_from == policy.effective_from)
+    )
+    for row in session.scalars(same):
+        if row.digest == digest:
+            return policy
+        raise PolicyExistsError(policy.version, policy.effective_from)
+    session.add(
+        PolicyRow(
+            version=policy.version,
+            effective_from=policy.effective_from,
+            document=json.loads(json.dumps(written, default=date.isoformat)),
+            digest=digest,
+            enacted_at=at,
+        )
+    )
+    data: dict[str, object] = {"effective_from": policy.effective_from.isoformat(), "digest": digest}
+    journal.append(session, "policy.enacted", f"policy:{policy.version}", actor=actor, at=at, data=data)
+    session.flush()
+    return policy
+
+
+def _parse(digest: str, document: Mapping[str, object]) -> Policy:
+    found = _parsed.get(digest)
+    if found is None:
+        found = parse_policy(document)
+        while len(_parsed) >= _PARSED_MAX:
+            _parsed.pop(next(iter(_parsed)), None)
+        _parsed[digest] = found
+    return found
+
+
+def _policy(session: Session, version: str, digest: str) -> Policy:
+    found = _parsed.get(digest)
+    if found is not None:
+        return found
+    document = session.scalar(select(PolicyRow.document).where(PolicyRow.version == version))
+    return _parse(digest, cast("Mapping[str, object]", document))
+
+
+def in_force(session: Session, at: datetime) -> tuple[Policy, str]:
+    """Return the policy in force at an instant and its digest: the latest whose first day has come in Almaty.
+
+    Raises:
+        NoPolicyError: when there is none.
+    """
+    day = at.astimezone(clock.ALMATY).date()
+    row = session.execute(
+        select(PolicyRow.version, PolicyRow.digest)
+        .where(PolicyRow.effective_from <= day)
+        .order_by(PolicyRow.effective_from.desc())
+        .limit(1)
+    ).first()
+    if row is None:
+        raise NoPolicyError(day)
+    return _policy(session, row.version, row.digest), row.digest
+
+
+def policy_in_force(session: Session, at: datetime) -> Policy:
+    """Return the policy in force at an instant.
+
+    Raises:
+        NoPolicyError: when there is none.
+    """
+    return in_force(session, at)[0]
+
+
+def policy_of_version(session: Session, version: str) -> tuple[Policy, str] | None:
+    """Return a policy by its version with its digest, or None when it was never entered."""
+    digest = session.scalar(select(PolicyRow.digest).where(PolicyRow.version == version))
+    return None if digest is None else (_policy(session, version, digest), digest)
+
+
+def policies(session: Session) -> list[EnactedPolicy]:
+    """Return the policies entered, the latest to come into force first, at most MAX_POLICIES."""
+    rows = session.scalars(select(PolicyRow).order_by(PolicyRow.effective_from.desc()).limit(MAX_POLICIES))
+    return [
+        EnactedPolicy(_parse(row.digest, row.document), row.document, row.digest, row.enacted_at)
+        for row in rows
+    ]
+
+
+def _check_award(award: Award) -> None:
+    if not 1 <= award.granted_s <= MAX_GRANTED_S:
+        raise AwardRefusedError(
+            AwardCode.BAD_GRANT, f"granted_s is {award.granted_s}; it must be from 1 to {MAX_GRANTED_S}"
+        )
+    if award.ends_at <= award.starts_at:
+        raise AwardRefusedError(
+            AwardCode.BAD_GRANT,
+            f"the grant would end {award.ends_at.isoformat()}, not after it starts; give it a later end",
+        )
+    if not any(ground.kind in ENACTING_KINDS for ground in award.grounds):
+        raise AwardRefusedError(
+            AwardCode.NO_ENACTING_ACT,
+            "no ground of the grant enacts, a council only recommends; add an order or an officer's decision",
+        )
+
+
+def award(session: Session, asked: Award, *, at: datetime, actor: str) -> Grant:
+    """Award device-seconds to a project; the journal gets the decision's digest, the table its text.
+
+    Raises:
+        AwardRefusedError: BAD_GRANT (amount, period) or NO_ENACTING_ACT.
+    """
+    _check_award(asked)
+    grant_id = GrantId(uuid4())
+    starts_ms, ends_ms = clock.to_ms(asked.starts_at), clock.to_ms(asked.ends_at)
+    decision = {"grounds": [_ground_to_json(ground) for ground in asked.grounds]}
+    entry = ledger.grant(grant_id, asked.granted_s)
+    balance = ledger.apply(Balance(), entry)
+    session.add(
+        GrantRow(
+            id=grant_id,
+            project_id=asked.project_id,
+            flavor=asked.flavor,
+            granted_s=asked.granted_s,
+            starts_at=clock.from_ms(starts_ms),
+            ends_at=clock.from_ms(ends_ms),
+            decision=decision,
+            created_at=at,
+        )
+    )
+    session.flush()
+    session.add(BalanceRow(grant_id=grant_id, **_columns(balance)))
+    _write(session, entry, at)
+    canonical = json.dumps(decision, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+    data: dict[str, object] = {
+        "project_id": str(asked.project_id),
+        "flavor": asked.flavor,
+        "granted_s": asked.granted_s,
+        "starts_ms": starts_ms,
+        "ends_ms": ends_ms,
+        "decision_digest": hashlib.sha256(canonical.encode()).hexdigest(),
+    }
+    journal.append(session, "grant.awarded", f"grant:{grant_id}", actor=actor, at=at, data=data)
+    session.flush()
+    return Grant(grant_id, asked.project_id, asked.flavor, asked.granted_s, starts_ms, ends_ms, balance)
+
+
+def _ground_to_json(ground: Ground) -> dict[str, object]:
+    return {
+        "kind": ground.kind.value,
+        "body": ground.body,
+        "number": ground.number,
+        "date": ground.date.isoformat(),
+        "digest": ground.digest,
+    }
+
+
+def _columns(balance: Balance) -> dict[str, int]:
+    return {name: getattr(balance, name) for name in Balance.__dataclass_fields__}
+
+
+def _balance(row: BalanceRow) -> Balance:
+    return Balance(**{name: getattr(row, name) for name in Balance.__dataclass_fields__})
+
+
+def _write(session: Session, entry: Entry, at: datetime) -> None:
+    session.add(
+        LedgerEntryRow(
+            at=at,
+            grant_id=entry.grant_id,
+            kind=entry.kind.value,
+            debit=entry.debit.value,
+            credit=entry.credit.value,
+            amount_s=entry.amount_s,
+            attempt_id=entry.attempt_id,
+        )
+    )
+
+
+_KIND_OF_ENTRY: Final = {
+    EntryKind.PENDING: "ledger.pending",
+    EntryKind.POSTED: "ledger.posted",
+    EntryKind.VOIDED: "ledger.voided",
+}
+
+
+def _post(session: Session, entries: Sequence[Entry], row: BalanceRow, *, at: datetime, actor: str) -> None:
+    """Write entries of one attempt, change the locked balance, journal each."""
+    balance = _balance(row)
+    for entry in entries:
+        balance = ledger.apply(balance, entry)
+        _write(session, entry, at)
+        data: dict[str, object] = {"attempt_id": entry.attempt_id or "", "amount_s": entry.amount_s}
+        kind = _KIND_OF_ENTRY[entry.kind]
+        journal.append(session, kind, f"grant:{entry.grant_id}", actor=actor, at=at, data=data)
+    for name, value in _columns(balance).items():
+        setattr(row, name, value)
+    session.flush()
+
+
+def _locked(session: Session, grant_id: GrantId) -> BalanceRow:
+    statement = select(BalanceRow).where(BalanceRow.grant_id == grant_id).with_for_update()
+    return session.scalars(statement.execution_options(populate_existing=True)).one()
+
+
+def claim(
+    session: Session, grant_id: GrantId, attempt_id: str, amount_s: int, *, at: datetime, actor: str
+) -> Entry | ledger.Refusal:
+    """Claim device-seconds of a grant for an attempt, under the lock of its balance.
+
+    Returns:
+        The pending entry that was written, or the ledger's refusal, and then nothing was written.
+    """
+    row = _locked(session, grant_id)
+    found = ledger.claim(_balance(row), grant_id, attempt_id, amount_s)
+    if isinstance(found, Entry):
+        _post(session, (found,), row, at=at, actor=actor)
+    return found
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Settlement:
+    """An attempt's end in the ledger: of `claim_s` claimed, min(`used_s`, `claim_s`) is charged."""
+
+    grant_id: GrantId
+    attempt_id: str
+    claim_s: int
+    used_s: int
+
+
+def settle(session: Session, settlement: Settlement, *, at: datetime, actor: str) -> tuple[Entry, ...]:
+    """Post what an attempt used and void the rest of its claim, under the lock of the balance."""
+    row = _locked(session, settlement.grant_id)
+    entries = ledger.settle(settlement.grant_id, settlement.attempt_id, settlement.claim_s, settlement.used_s)
+    _post(session, entries, row, at=at, actor=actor)
+    return entries
+
+
+def grants(session: Session, project_ids: Iterable[UUID] | None = None) -> list[Grant]:
+    """Return grants with balances, by id; of these projects, or all."""
+    statement = select(GrantRow, BalanceRow).join(BalanceRow, BalanceRow.grant_id == GrantRow.id)
+    if project_ids is not None:
+        statement = statement.where(GrantRow.project_id.in_(list(project_ids)))
+    return [
+        Grant(
+            GrantId(row.id),
+            row.project_id,
+            row.flavor,
+            row.granted_s,
+            clock.to_ms(row.starts_at),
+            clock.to_ms(row.ends_at),
+            _balance(balance),
+        )
+        for row, balance in session.execute(statement.order_by(GrantRow.id))
+    ]
+
+
+def balances(session: Session, project_ids: Iterable[UUID]) -> list[Grant]:
+    """Return the grants of these projects with their balances, by id."""
+    return grants(session, project_ids)
+
+
+def _entry(row: LedgerEntryRow) -> Entry:
+    return Entry(
+        EntryKind(row.kind),
+        GrantId(row.grant_id),
+        Account(row.debit),
+        Account(row.credit),
+        row.amount_s,
+        row.attempt_id,
+    )
+
+
+def verify(engine: Engine) -> LedgerVerdict:
+    """Recompute every balance from the entries and check the ledger's equation; one grant in memory at a time.
+
+    Cost: O(entries).
+    """
+    problems: list[str] = []
+    with snapshot(engine) as session:
+        stored = {row.grant_id: _balance(row) for row in session.scalars(select(BalanceRow))}
+        for grant_id, balance in sorted(stored.items()):
+            rows = session.scalars(
+                select(LedgerEntryRow).where(LedgerEntryRow.grant_id == grant_id).order_by(LedgerEntryRow.id)
+            )
+            try:
+                recomputed = ledger.project(map(_entry, rows))
+            except ledger.LedgerError as error:
+                problems.append(f"grant {grant_id}: {error}")
+                continue
+            if not ledger.check(balance):
+                problems.append(f"grant {grant_id}: the books do not balance: {balance}")
+            if recomputed != balance:
+                problems.append(f"grant {grant_id}: entries give {recomputed}, the balance says {balance}")
+        pending = open_claims(session)
+        problems.extend(
+            f"attempt {attempt_id}: {amount_s} device-seconds more settled than claimed"
+            for attempt_id, amount_s in pending.items()
+            if amount_s < 0
+        )
+        total_s = sum(balance.pending_s for balance in stored.values())
+        if sum(pending.values()) != total_s:
+            problems.append(f"open claims are {sum(pending.values())} device-seconds, balances say {total_s}")
+        grants_without = session.scalars(
+            select(GrantRow.id)
+            .outerjoin(BalanceRow, BalanceRow.grant_id == GrantRow.id)
+            .where(BalanceRow.grant_id.is_(None))
+        ).all()
+        problems.extend(f"grant {grant_id} has no balance" for grant_id in grants_without)
+        entries = session.scalar(select(func.count()).select_from(LedgerEntryRow)) or 0
+    return LedgerVerdict(len(stored), entries, tuple(problems), pending)
+
+
+def open_claims(session: Session) -> dict[str, int]:
+    """Device-seconds claimed minus posted minus voided, per attempt that is not settled. O(entries)."""
+    signed = case(
+        (LedgerEntryRow.kind == EntryKind.PENDING.value, LedgerEntryRow.amount_s),
+        (
+            LedgerEntryRow.kind.in_([EntryKind.POSTED.value, EntryKind.VOIDED.value]),
+            -LedgerEntryRow.amount_s,
+        ),
+        else_=0,
+    )
+    total = func.sum(signed)
+    rows = session.execute(
+        select(LedgerEntryRow.attempt_id, total)
+        .where(LedgerEntryRow.attempt_id.is_not(None))
+        .group_by(LedgerEntryRow.attempt_id)
+        .having(total != 0)
+    )
+    return {str(attempt_id): int(amount_s) for attempt_id, amount_s in rows}

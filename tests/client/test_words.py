@@ -1,0 +1,302 @@
+"""Catalogues, figures, settings, exit codes, and docs/cli.md against the commands."""
+
+from __future__ import annotations
+
+import re
+import stat
+import string
+from datetime import UTC, datetime
+from pathlib import Path
+
+import pytest
+import typer.main
+from kezek.cli import app
+from kezek.exits import Exit, exit_of
+from kezek.messages import LANGUAGES, Messages, catalogue, choose_language
+from kezek.model import FINAL_STATES
+from kezek.settings import Settings, config_path, read_settings, write_settings
+from kezek.submission import Typed, prepare
+from kezek.terminal import explain
+from kezek.units import parse_duration_s, parse_size_bytes
+
+import kezek
+from api.errors import ErrorCode
+from kezek import ApiError, ConfigError, NetworkError, UsageFaultError
+from products.model import ProductStatus, Stage
+from scheduler import model
+from scheduler.fit import Limit
+from scheduler.order import RULES
+from scheduler.plan import AGED
+from tenants.model import Sector
+
+SOURCE = Path(kezek.__file__).parent
+DOCS = Path(__file__).resolve().parents[2] / "docs" / "cli.md"
+FROM_THE_PLATFORM = {
+    "state": {state.value for state in model.JobState},
+    "reason": {code.value for code in model.ReasonCode} | {"other"},
+    "rule": {rule.name for rule in RULES} | {AGED},
+    "limit": {limit.value for limit in Limit},
+    "sector": {sector.value for sector in Sector},
+    "stage": {stage.value for stage in Stage},
+    "product_status": {status.value for status in ProductStatus},
+    "node": {state.value for state in model.NodeState},
+}
+
+
+SAME_ON_PURPOSE = {"reason.other", "head.digest", "yesno.none"}
+
+
+def placeholders(text: str) -> set[str | None]:
+    return {name for _, name, _, _ in string.Formatter().parse(text)} - {None}
+
+
+def test_the_catalogues_say_the_same_in_three_languages() -> None:
+    kk, ru, en = (catalogue(language) for language in LANGUAGES)
+    assert kk.keys() == ru.keys() == en.keys()
+    for key in en:
+        assert placeholders(kk[key]) == placeholders(ru[key]) == placeholders(en[key]), key
+        assert min(map(len, (kk[key].strip(), ru[key].strip(), en[key].strip()))) > 0, key
+    same = {key for key in en if en[key] in {kk[key], ru[key]}}
+    assert same == SAME_ON_PURPOSE
+
+
+@pytest.mark.parametrize("section", FROM_THE_PLATFORM)
+def test_every_code_of_the_platform_has_words(section: str) -> None:
+    said = {key.partition(".")[2] for key in catalogue("en") if key.startswith(f"{section}.")}
+    assert said == FROM_THE_PLATFORM[section]
+
+
+def test_no_text_is_left_unused() -> None:
+    code = "".join(path.read_text() for path in SOURCE.glob("*.py"))
+    composed = {*FROM_THE_PLATFORM, "hint", "unit", "head"}
+    unused = [
+        key
+        for key in catalogue("en")
+        if key.partition(".")[0] not in composed and f'"{key}"' not in code and f"'{key}'" not in code
+    ]
+    assert unused == []
+    hints = {key.partition(".")[2] for key in catalogue("en") if key.startswith("hint.")}
+    assert hints <= {code.value for code in ErrorCode}
+    heads = [
+        key
+        for key in catalogue("en")
+        if key.startswith("head.") and f'"{key[5:]}"' not in code and f"'{key}'" not in code
+    ]
+    assert heads == []
+
+
+def test_the_client_knows_the_final_states() -> None:
+    assert {state.value for state in model.FINAL_STATES} == FINAL_STATES
+
+
+@pytest.mark.parametrize(
+    ("env", "language"),
+    [
+        ({}, "en"),
+        ({"LANG": "kk_KZ.UTF-8"}, "kk"),
+        ({"LANG": "kk_KZ.UTF-8", "LC_ALL": "ru_RU.UTF-8"}, "ru"),
+        ({"KEZEK_LANG": "kk", "LC_ALL": "ru_RU.UTF-8"}, "kk"),
+        ({"KEZEK_LANG": "ru-KZ"}, "ru"),
+        ({"LC_ALL": "C", "LANG": "kk_KZ.UTF-8"}, "en"),
+        ({"LANG": "de_DE.UTF-8"}, "en"),
+    ],
+)
+def test_the_environment_chooses_the_language(env: dict[str, str], language: str) -> None:
+    assert choose_language(env) == language
+
+
+def test_figures_are_written_as_each_language_writes_them() -> None:
+    en, kk = Messages("en"), Messages("kk")
+    assert (en.number(1234.5, 2), kk.number(1234.5, 2)) == ("1234.50", "1234,50")
+    assert (en.number(1234567), kk.number(1234567.25, 2)) == ("1,234,567", "1\u00a0234\u00a0567,25")
+    assert (en.gpu_hours(5400), kk.gpu_hours(5400)) == ("1.50", "1,50")
+    assert [en.duration(s) for s in (0, 59, 60, 3661, 90_000)] == [
+        "0 s",
+        "59 s",
+        "1 min",
+        "1 h 1 min",
+        "1 d 1 h",
+    ]
+    assert [en.size(n) for n in (1023, 1024, 8 * 1024**2)] == ["1023 B", "1.0 KiB", "8.0 MiB"]
+    assert en.instant(datetime(2026, 1, 1, 20, tzinfo=UTC)) == "2026-01-02 01:00:00"
+    assert (
+        en.reason("WAITING_TURN", {"ahead": 5, "rule": "aged"})
+        == "job 5 goes first: it has waited so long that none may overtake it"
+    )
+    assert en.reason("BACKOFF", {"until_ms": 0}) == "the last start failed; next try: 1970-01-01 05:00:00"
+    assert en.reason("BACKOFF", {}) == "BACKOFF"
+    assert en.reason("NEW_ONE", {"a": 1, "b": "x"}) == "NEW_ONE (a=1, b=x)"
+
+
+@pytest.mark.parametrize(
+    ("text", "seconds"),
+    [
+        ("2h", 7200),
+        ("90m", 5400),
+        ("1d12h", 129_600),
+        ("1h30m15s", 5415),
+        ("45", 45),
+        ("45s", 45),
+        ("02:00:10", 7210),
+    ],
+)
+def test_durations(text: str, seconds: int) -> None:
+    assert parse_duration_s(text) == seconds
+
+
+@pytest.mark.parametrize(
+    ("text", "count"),
+    [
+        ("4GiB", 4 * 1024**3),
+        ("512M", 512 * 1024**2),
+        ("2GB", 2 * 10**9),
+        ("100", 100),
+        ("100B", 100),
+        ("1tib", 1024**4),
+    ],
+)
+def test_sizes(text: str, count: int) -> None:
+    assert parse_size_bytes(text) == count
+
+
+@pytest.mark.parametrize(
+    "text", ["", "0", "h", "-1h", "1.5h", "2 h", "1m2h", "1:00", "00:00:00", "٣h", "9" * 30]
+)
+def test_what_is_no_duration_is_refused(text: str) -> None:
+    with pytest.raises(UsageFaultError, match=r"usage\.duration"):
+        parse_duration_s(text)
+
+
+@pytest.mark.parametrize("text", ["", "0", "GiB", "-1", "1.5G", "1X", "1GiBs"])
+def test_what_is_no_size_is_refused(text: str) -> None:
+    with pytest.raises(UsageFaultError, match=r"usage\.size"):
+        parse_size_bytes(text)
+
+
+def typed(tmp_path: Path, **given: object) -> Typed:
+    (tmp_path / "sub").mkdir(exist_ok=True)
+    (tmp_path / "sub" / "train.py").write_text("pass")
+    plain: dict[str, object] = {
+        "project": "p", "gpus": 1, "files": [tmp_path / "sub" / "train.py"], "arguments": [], "command": None, "name": None, "nodes": None,
+        "walltime": None, "flavors": [], "memory": None, "env": [], "outputs": [],
+    }  # fmt: skip
+    return Typed(**(plain | given))  # type: ignore[arg-type]
+
+
+def test_a_script_becomes_a_command_and_a_bundle(tmp_path: Path) -> None:
+    request, bundle = prepare(
+        typed(tmp_path, arguments=["--x", "1"], env=["A=b=c", "E="], walltime="1m", memory="1K"), tmp_path
+    )
+    assert (request.command, request.name) == (("python", "sub/train.py", "--x", "1"), "train.py")
+    assert (request.env, request.walltime_s, request.memory_bytes_per_rank) == (
+        {"A": "b=c", "E": ""},
+        60,
+        1024,
+    )
+    assert bundle is not None
+    assert bundle.names == ("sub/train.py",)
+    request, bundle = prepare(
+        typed(tmp_path, command="bash -c 'echo hi'", files=[], arguments=["x"]), tmp_path
+    )
+    assert (request.command, request.name, bundle) == (("bash", "-c", "echo hi", "x"), "bash", None)
+
+
+@pytest.mark.parametrize(
+    ("given", "key"),
+    [
+        ({"files": []}, "nothing_to_run"), ({"command": " "}, "nothing_to_run"), ({"command": "a 'b"}, "command_quotes"),
+        ({"files": [Path("run.sh")]}, "no_command"), ({"files": [Path("missing.py")]}, "script_not_a_file"),
+        ({"env": ["A"]}, "env"), ({"env": ["=b"]}, "env"), ({"env": ["A=1", "A=2"]}, "env_twice"),
+    ],
+)  # fmt: skip
+def test_what_cannot_be_submitted_is_refused_before_anything_is_sent(
+    tmp_path: Path, given: dict[str, object], key: str
+) -> None:
+    with pytest.raises(UsageFaultError, match=rf"usage\.{key}\b"):
+        prepare(typed(tmp_path, **given), tmp_path)
+
+
+def test_settings_are_kept_private_and_read_back(tmp_path: Path) -> None:
+    env = {"XDG_CONFIG_HOME": str(tmp_path / "c")}
+    kept = write_settings(env, Settings("https://kezek.example", 'kzk_"\\x'))
+    assert kept == config_path(env)
+    assert stat.S_IMODE(kept.stat().st_mode) == 0o600
+    assert stat.S_IMODE(kept.parent.stat().st_mode) == 0o700
+    assert read_settings(env) == Settings("https://kezek.example", 'kzk_"\\x')
+    assert "kzk_" not in repr(read_settings(env))
+    write_settings(env, Settings("https://kezek.example", "second"))
+    assert read_settings(env | {"KEZEK_TOKEN": "third"}).token == "third"
+    with pytest.raises(ConfigError, match="no_token"):
+        read_settings(env | {"KEZEK_URL": "https://elsewhere.example"})
+    kept.chmod(0o640)
+    with pytest.raises(ConfigError, match="open_to_others"):
+        read_settings(env)
+    kept.chmod(0o600)
+    kept.write_text("url = [")
+    with pytest.raises(ConfigError, match="unreadable"):
+        read_settings(env)
+
+
+@pytest.mark.parametrize(
+    "url", ["kezek.example", "ftp://a", "https://", "https://u:p@a", "https://a/?x=1", "https://a/#f", ""]
+)
+def test_what_is_no_address_is_refused(url: str) -> None:
+    with pytest.raises(ConfigError):
+        read_settings({"KEZEK_URL": url, "KEZEK_TOKEN": "x", "XDG_CONFIG_HOME": "/nonexistent"})
+
+
+@pytest.mark.parametrize(
+    ("status", "code", "wanted"),
+    [
+        (400, "BAD_REQUEST", Exit.USAGE), (401, "TOKEN_EXPIRED", Exit.NOT_ALLOWED), (403, "FORBIDDEN", Exit.NOT_ALLOWED), (404, "NOT_FOUND", Exit.NOT_FOUND),
+        (409, "BUDGET_EXHAUSTED", Exit.REFUSED), (413, "BODY_TOO_LARGE", Exit.USAGE), (422, "VALIDATION", Exit.USAGE), (422, "NEVER_FITS", Exit.REFUSED),
+        (429, "RATE_LIMITED", Exit.UNAVAILABLE), (500, "INTERNAL", Exit.UNAVAILABLE), (302, "HTTP_302", Exit.UNAVAILABLE),
+    ],
+)  # fmt: skip
+def test_every_refusal_has_its_exit_code(status: int, code: str, wanted: Exit) -> None:
+    assert exit_of(ApiError(code=code, status=status)) is wanted
+
+
+@pytest.mark.parametrize("language", LANGUAGES)
+def test_an_error_says_what_happened_and_what_to_do(language: str) -> None:
+    messages = Messages(language)
+    numbers = {"claim_s": 3600, "remaining_s": 60, "pending_s": 0}
+    lines = explain(
+        ApiError(code="BUDGET_EXHAUSTED", status=409, title="T", detail="D", numbers=numbers), messages
+    )
+    assert lines[0] == "T"
+    assert "kezek quota" in lines[2]
+    assert lines[3].endswith("BUDGET_EXHAUSTED (409)")
+    assert "D" not in lines[1:]
+    assert explain(ApiError(code="X", status=418, title="T", detail="D"), messages)[:2] == ["T", "D"]
+    assert "http://a" in explain(NetworkError("http://a", "refused"), messages)[0]
+    too_large = UsageFaultError("bundle.too_large", size=9 * 1024**2, limit=8 * 1024**2, largest="data.bin")
+    said = explain(too_large, messages)[0]
+    assert "data.bin" in said
+    assert messages.size(8 * 1024**2) in said
+
+
+def commands() -> dict[str, set[str]]:
+    found: dict[str, set[str]] = {}
+
+    def walk(command: object, name: str) -> None:
+        inner = getattr(command, "commands", None)
+        if inner is None:
+            options = {option for each in command.params for option in each.opts if option.startswith("--")}  # type: ignore[attr-defined]
+            found[name] = options - {"--help"}
+            return
+        for key, each in inner.items():
+            walk(each, f"{name} {key}")
+
+    walk(typer.main.get_command(app), "kezek")
+    return found
+
+
+def test_the_documentation_names_every_command_option_and_exit_code() -> None:
+    text = DOCS.read_text("utf-8")
+    sections = {part.partition("\n")[0].strip("`"): part for part in text.split("\n### ")[1:]}
+    assert sections.keys() == commands().keys()
+    for name, options in commands().items():
+        assert set(re.findall(r"`(--[a-z-]+)", sections[name])) | {"--output"} == options, name
+    documented = {int(code) for code in re.findall(r"^\| (\d+) \|", text, re.MULTILINE)}
+    assert documented == {code.value for code in Exit}
