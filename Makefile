@@ -12,6 +12,8 @@ BIN := $(VENV)/bin
 export UV_CACHE_DIR ?= $(if $(HOME),$(HOME)/.cache/uv,$(CURDIR)/.stamps/uv)
 export UV_LINK_MODE ?= $(if $(HOME),hardlink,copy)
 export UV_NO_PROGRESS := 1
+# The machine's own certificates: a network may have an authority of its own.
+export UV_SYSTEM_CERTS ?= 1
 unexport PYTHONPATH PYTHONHOME VIRTUAL_ENV
 
 .PHONY: help run test check format install dev jobenv lock nightly clean
@@ -20,7 +22,7 @@ help: ## Show what can be made
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
 
 run: install jobenv ## Run the whole platform here and play a small workload (ONCE=1 ends by itself)
-	exec $(BIN)/kezek-server up $(if $(ONCE),--once)
+	@exec $(BIN)/kezek-server up $(if $(ONCE),--once)
 
 test: dev jobenv ## Set up what the tests need and pass the whole suite
 	tests/setup.sh
@@ -46,6 +48,7 @@ dev: .stamps/dev ## Add what lint, types and tests need
 jobenv: .stamps/jobenv ## Make the environment that jobs run in (.jobenv)
 
 $(BIN)/uv: requirements/uv.lock
+	@echo "making the environment in $(VENV)"
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info[:2] != (3, 11))' || { echo "Kezek needs Python 3.11; set PYTHON=/path/to/python3.11" >&2; exit 1; }
 	$(PYTHON) -c 'import ensurepip' || { echo "Python's venv is missing: apt-get install python3-venv" >&2; exit 1; }
 	$(PYTHON) -m venv $(VENV)
@@ -53,6 +56,7 @@ $(BIN)/uv: requirements/uv.lock
 	touch $@
 
 .stamps/server: $(BIN)/uv requirements/server.lock pyproject.toml kezek/pyproject.toml
+	@echo "installing the platform"
 	mkdir -p .stamps
 	$(BIN)/uv pip install --quiet --python $(BIN)/python --compile-bytecode --require-hashes -r requirements/server.lock
 	$(BIN)/uv pip install --quiet --python $(BIN)/python --no-deps --no-build-isolation --no-index -e . -e kezek
@@ -60,10 +64,12 @@ $(BIN)/uv: requirements/uv.lock
 	touch $@
 
 .stamps/dev: .stamps/server requirements/dev.lock
+	@echo "installing what lint, types and tests need"
 	$(BIN)/uv pip install --quiet --python $(BIN)/python --compile-bytecode --require-hashes -r requirements/dev.lock
 	touch $@
 
 .stamps/jobenv: $(BIN)/uv requirements/job.lock
+	@echo "making the environment of jobs in $(JOBENV)"
 	mkdir -p .stamps
 	$(BIN)/uv venv --quiet --clear --python $(BIN)/python $(JOBENV)
 	$(BIN)/uv pip install --quiet --python $(JOBENV)/bin/python --compile-bytecode --require-hashes -r requirements/job.lock

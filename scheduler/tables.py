@@ -31,15 +31,21 @@ class NodeRow(Base):
 
 
 class GpuRow(Base):
-    """A GPU, keyed by UUID; `index` is its place in the node and nothing else."""
+    """A GPU, keyed by UUID; `index` is its place in the node and nothing else.
+
+    One that its node reports no more is kept for the allocations it had, with `is_present` false.
+    """
 
     __tablename__ = "gpus"
-    __table_args__ = (Index("uq_gpus_node_index", "node", "index", unique=True),)
+    __table_args__ = (
+        Index("uq_gpus_node_index", "node", "index", unique=True, postgresql_where=text("is_present")),
+    )
 
     uuid: Mapped[str] = mapped_column(Text, primary_key=True)
     node: Mapped[str] = mapped_column(ForeignKey("nodes.name"))
     index: Mapped[int]
     flavor: Mapped[str] = mapped_column(Text)
+    is_present: Mapped[bool]
 
 
 class BundleRow(Base):
@@ -78,7 +84,10 @@ class JobRow(Base):
     bundle_digest: Mapped[str | None] = mapped_column(ForeignKey("bundles.digest"))
     submitted_at: Mapped[datetime] = mapped_column(type_instant)
     is_held: Mapped[bool]
+    is_cancel_requested: Mapped[bool]
     attempts: Mapped[int]
+    launch_refusals: Mapped[int]
+    node_failures: Mapped[int]
     back_off_until: Mapped[datetime | None] = mapped_column(type_instant)
     reason: Mapped[str | None] = mapped_column(Text)
     reason_numbers: Mapped[dict[str, object] | None] = mapped_column(JSONB)
@@ -130,7 +139,9 @@ class AttemptRow(Base):
     started_at: Mapped[datetime | None] = mapped_column(type_instant)
     ended_at: Mapped[datetime | None] = mapped_column(type_instant)
     stop_why: Mapped[str | None] = mapped_column(Text)
+    stop_at: Mapped[datetime | None] = mapped_column(type_instant)
     stop_sent_at: Mapped[datetime | None] = mapped_column(type_instant)
+    verdict: Mapped[dict[str, object] | None] = mapped_column(JSONB)
     used_s: Mapped[int | None] = mapped_column(BigInteger)
 
 

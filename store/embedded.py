@@ -101,6 +101,8 @@ def _as_server(command: list[str]) -> list[str]:
         "--inh-caps=-all,+dac_read_search",
         "--ambient-caps=-all,+dac_read_search",
         "--bounding-set=-all,+dac_read_search",
+        # Without it access(2), with which initdb looks for its programs, leaves the capability out of account.
+        "--securebits=+no_setuid_fixup",
         "--no-new-privs",
         "--pdeathsig",
         "INT",

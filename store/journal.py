@@ -40,6 +40,9 @@ KINDS: dict[str, str] = {
     "node.drained": "an operator took a node out of service",
     "node.resumed": "an operator put a node back into service",
     "job.submitted": "a job was accepted",
+    "job.held": "a job's user or an operator keeps it from starting",
+    "job.released": "a held job may start again",
+    "job.cancel_requested": "a job that is being stopped already is not to be tried again",
     "job.waits": "the decisive reason why a job waits changed",
     "job.admitted": "a job got its GPUs; an attempt was made",
     "job.requeued": "a job went back to waiting, its place kept",
@@ -50,7 +53,7 @@ KINDS: dict[str, str] = {
     "job.out_of_memory": "a rank of a job used more memory than asked for",
     "job.lost_nodes": "a job lost nodes more often than it may be tried again",
     "attempt.dispatched": "every agent of an attempt has its lease",
-    "attempt.started": "the first rank of an attempt runs",
+    "attempt.started": "a rank of an attempt runs",
     "attempt.stopping": "an attempt is being stopped, and why",
     "attempt.exited": "a rank of an attempt ended",
     "attempt.ended": "absence of every rank is proven; the GPUs are free",
@@ -155,4 +158,10 @@ def of_subject(session: Session, subject: str, *, after_id: int = 0, limit: int 
         .order_by(JournalRow.id)
         .limit(limit)
     )
+    return [_record(row) for row in session.scalars(statement)]
+
+
+def of_kind(session: Session, kind: str, *, limit: int = 200) -> list[Record]:
+    """Return the latest `limit` records of one kind, the newest first; served by the index on (kind, id)."""
+    statement = select(JournalRow).where(JournalRow.kind == kind).order_by(JournalRow.id.desc()).limit(limit)
     return [_record(row) for row in session.scalars(statement)]

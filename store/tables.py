@@ -30,7 +30,11 @@ class JournalRow(Base):
     """
 
     __tablename__ = "journal"
-    __table_args__ = (Index("ix_journal_subject", "subject", "id"), Index("ix_journal_xid", "xid"))
+    __table_args__ = (
+        Index("ix_journal_subject", "subject", "id"),
+        Index("ix_journal_kind", "kind", "id"),
+        Index("ix_journal_xid", "xid"),
+    )
 
     id: Mapped[int] = mapped_column(BigInteger, Identity(always=True), primary_key=True)
     xid: Mapped[str] = mapped_column(

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -281,6 +282,18 @@ def test_embedded_server_dies_with_a_killed_parent_and_comes_back(tmp_path):
     with psycopg.connect(server.url) as connection:
         assert connection.execute("SELECT n FROM kept").fetchone() == (1,)
     server.stop()
+    server.stop()
+
+
+def test_programs_below_a_private_home_are_reached(tmp_path, monkeypatch):
+    home = tmp_path / "home"
+    home.mkdir(mode=0o700)
+    package = Path(embedded._bin("postgres")).parents[2]
+    for folder in (package, package.with_name(package.name + ".libs")):
+        shutil.copytree(folder, home / folder.name, ignore=shutil.ignore_patterns("include", "pginstall"))
+    copied = home / package.name / "pginstall18" / "bin"
+    monkeypatch.setattr(embedded, "_bin", lambda name: str(copied / name))
+    server = embedded.start(home / "state", durable=False)
     server.stop()
 
 

@@ -48,6 +48,7 @@ def upgrade() -> None:
         sa.PrimaryKeyConstraint("id", name=op.f("pk_journal")),
     )
     op.create_index("ix_journal_subject", "journal", ["subject", "id"], unique=False)
+    op.create_index("ix_journal_kind", "journal", ["kind", "id"], unique=False)
     op.create_index("ix_journal_xid", "journal", ["xid"], unique=False)
     op.create_table(
         "journal_seals",
@@ -124,10 +125,17 @@ def upgrade() -> None:
         sa.Column("node", sa.Text(), nullable=False),
         sa.Column("index", sa.Integer(), nullable=False),
         sa.Column("flavor", sa.Text(), nullable=False),
+        sa.Column("is_present", sa.Boolean(), nullable=False),
         sa.ForeignKeyConstraint(["node"], ["nodes.name"], name=op.f("fk_gpus_node_nodes")),
         sa.PrimaryKeyConstraint("uuid", name=op.f("pk_gpus")),
     )
-    op.create_index("uq_gpus_node_index", "gpus", ["node", "index"], unique=True)
+    op.create_index(
+        "uq_gpus_node_index",
+        "gpus",
+        ["node", "index"],
+        unique=True,
+        postgresql_where=sa.text("is_present"),
+    )
     op.create_table(
         "projects",
         sa.Column("id", sa.Uuid(), nullable=False),
@@ -190,7 +198,10 @@ def upgrade() -> None:
         sa.Column("bundle_digest", sa.Text(), nullable=True),
         sa.Column("submitted_at", sa.DateTime(timezone=True), nullable=False),
         sa.Column("is_held", sa.Boolean(), nullable=False),
+        sa.Column("is_cancel_requested", sa.Boolean(), nullable=False),
         sa.Column("attempts", sa.Integer(), nullable=False),
+        sa.Column("launch_refusals", sa.Integer(), nullable=False),
+        sa.Column("node_failures", sa.Integer(), nullable=False),
         sa.Column("back_off_until", sa.DateTime(timezone=True), nullable=True),
         sa.Column("reason", sa.Text(), nullable=True),
         sa.Column("reason_numbers", postgresql.JSONB(astext_type=sa.Text()), nullable=True),
@@ -292,7 +303,9 @@ def upgrade() -> None:
         sa.Column("started_at", sa.DateTime(timezone=True), nullable=True),
         sa.Column("ended_at", sa.DateTime(timezone=True), nullable=True),
         sa.Column("stop_why", sa.Text(), nullable=True),
+        sa.Column("stop_at", sa.DateTime(timezone=True), nullable=True),
         sa.Column("stop_sent_at", sa.DateTime(timezone=True), nullable=True),
+        sa.Column("verdict", postgresql.JSONB(astext_type=sa.Text()), nullable=True),
         sa.Column("used_s", sa.BigInteger(), nullable=True),
         sa.ForeignKeyConstraint(["grant_id"], ["grants.id"], name=op.f("fk_attempts_grant_id_grants")),
         sa.ForeignKeyConstraint(["job_id"], ["jobs.id"], name=op.f("fk_attempts_job_id_jobs")),
@@ -474,7 +487,7 @@ def downgrade() -> None:
     op.drop_table("users")
     op.drop_index(op.f("ix_projects_organisation_id"), table_name="projects")
     op.drop_table("projects")
-    op.drop_index("uq_gpus_node_index", table_name="gpus")
+    op.drop_index("uq_gpus_node_index", table_name="gpus", postgresql_where=sa.text("is_present"))
     op.drop_table("gpus")
     op.drop_table("policies")
     op.drop_table("organisations")
@@ -483,6 +496,7 @@ def downgrade() -> None:
     op.drop_table("journal_segments")
     op.drop_table("journal_seals")
     op.drop_index("ix_journal_xid", table_name="journal")
+    op.drop_index("ix_journal_kind", table_name="journal")
     op.drop_index("ix_journal_subject", table_name="journal")
     op.drop_table("journal")
     op.drop_index(op.f("ix_idempotency_keys_created_at"), table_name="idempotency_keys")

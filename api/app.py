@@ -1,0 +1,101 @@
+"""The HTTP application: rooms' routes, errors, limits and the OpenAPI document put together. No import side effects."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from datetime import datetime
+from typing import Any, Final
+
+from fastapi import FastAPI
+from prometheus_client import CollectorRegistry
+from prometheus_client.registry import Collector
+from sqlalchemy import Engine
+from starlette.staticfiles import StaticFiles
+
+from api import errors
+from api.answers import Problem
+from api.context import Context
+from api.limits import BodyLimit
+from api.routes import files, health, jobs, products, public, quota, tenants
+from scheduler.dispatch.executor import Executor
+from store import clock
+
+VERSION: Final = "0.1.0"
+"""Version of the API's description; paths carry the major version."""
+
+_DESCRIPTION: Final = """Kezek allocates the GPU time of the national AI supercomputer.
+
+Every answer's times are RFC 3339 in UTC, durations are seconds, GPU time is raw device-seconds. Errors are problem
+documents (RFC 9457) with a stable `code`; docs/api.md describes each. What belongs to a project you have no role in
+does not exist for you."""
+
+_TAGS: Final = [
+    {"name": "jobs", "description": "Submit jobs, follow them, fetch what they made."},
+    {"name": "quota", "description": "Policies, grants and what is left of them."},
+    {"name": "tenants", "description": "Organisations, projects, users, roles and tokens."},
+    {"name": "products", "description": "What was built on the platform, with its evidence."},
+    {"name": "indicators", "description": "Target indicators of the AI Concept 2024-2029."},
+    {"name": "machine", "description": "Nodes and GPUs."},
+    {"name": "public", "description": "Open to everybody, without a token."},
+    {"name": "operations", "description": "Health, readiness and metrics."},
+]
+
+
+class _Application(FastAPI):
+    """The web framework's application whose OpenAPI document knows problem documents as the only errors."""
+
+    def openapi(self) -> dict[str, Any]:
+        """The OpenAPI document, made once."""
+        if self.openapi_schema is None:
+            document = super().openapi()
+            schemas = document["components"]["schemas"]
+            for name in ("HTTPValidationError", "ValidationError"):
+                schemas.pop(name, None)
+            problem = Problem.model_json_schema(ref_template="#/components/schemas/{model}")
+            schemas |= problem.pop("$defs", {})
+            schemas["Problem"] = problem
+        return super().openapi()
+
+
+def create_app(
+    engine: Engine,
+    executor: Callable[[], Executor],
+    *,
+    collectors: Iterable[Collector] = (),
+    now: Callable[[], datetime] = clock.now,
+) -> FastAPI:
+    """Make the application.
+
+    Args:
+        engine: a database at this release's migration (`/readyz` says when it is not).
+        executor: gives the executor through which logs and outputs are read, asked anew by each request. It may raise
+            `scheduler.dispatch.executor.UnreachableError` while there are no agents.
+        collectors: what `/metrics` shows; asked at each scrape.
+        now: the clock.
+    """
+    registry = CollectorRegistry()
+    for collector in collectors:
+        registry.register(collector)
+    app = _Application(
+        title="Kezek",
+        version=VERSION,
+        description=_DESCRIPTION,
+        openapi_tags=_TAGS,
+        docs_url=None,  # the interactive pages load scripts from other hosts
+        redoc_url=None,
+    )
+    app.state.context = Context(engine=engine, executor=executor, registry=registry, now=now)
+    for router in (
+        public.router,
+        tenants.router,
+        quota.router,
+        jobs.router,
+        files.router,
+        products.router,
+        health.router,
+    ):
+        app.include_router(router)
+    app.mount("/static", StaticFiles(directory=public.PAGES_DIR / "static"), name="static")
+    errors.install(app)
+    app.add_middleware(BodyLimit)
+    return app

@@ -1,0 +1,86 @@
+"""`kezek-server`: one command for every process of the platform; each room is loaded only when asked for.
+
+This module imports the standard library only, so that the node exporter, which must stay small, can be started
+through it.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Sequence
+
+USAGE = """usage: kezek-server COMMAND [options]
+
+  up          run the whole platform on this machine and play a small workload
+  api         serve the HTTP API
+  scheduler   run the scheduler and the journal's sealer
+  exporter    export a node's GPU telemetry to Prometheus
+  ray-local   run a local Ray cluster in the foreground
+  agents      start the node agents in a Ray cluster
+  agent       run one node agent without Ray
+  migrate     bring the database to this release
+  policy      check or enact a quota policy
+  token       issue an operator's token
+  audit       verify the journal's chain
+  ledger      verify the ledger's balances
+  replay      plan the journaled cycles again and compare
+  kpi         print an indicator from the database
+
+`kezek-server COMMAND --help` describes a command; docs/operations.md describes them all.
+"""
+
+EXIT_USAGE = 2
+"""Exit code of a wrong command line."""
+
+
+def _exporter(arguments: Sequence[str]) -> int:
+    from metrics.exporter_cli import main as run  # noqa: PLC0415 - rooms are loaded lazily
+
+    return run(arguments)
+
+
+def _agent(arguments: Sequence[str]) -> int:
+    from scheduler.agent.__main__ import main as run  # noqa: PLC0415 - rooms are loaded lazily
+
+    return run(arguments)
+
+
+def _ray_local(arguments: Sequence[str]) -> int:
+    from scheduler.dispatch.raylocal import main as run  # noqa: PLC0415 - rooms are loaded lazily
+
+    return run(arguments)
+
+
+def _agents(arguments: Sequence[str]) -> int:
+    from scheduler.dispatch.agents import main as run  # noqa: PLC0415 - rooms are loaded lazily
+
+    return run(arguments)
+
+
+def _commands(arguments: Sequence[str]) -> int:
+    from api.commands import run  # noqa: PLC0415 - rooms are loaded lazily
+
+    return run(arguments)
+
+
+_LIGHT: dict[str, Callable[[Sequence[str]], int]] = {
+    "exporter": _exporter,
+    "agent": _agent,
+    "ray-local": _ray_local,
+    "agents": _agents,
+}
+"""Commands with their own entry, which need nothing of the database."""
+
+
+def main() -> int:
+    """Run the command of this process's command line; return its exit code."""
+    arguments = sys.argv[1:]
+    if not arguments or arguments[0] in {"-h", "--help", "help"}:
+        sys.stdout.write(USAGE)
+        return 0 if arguments else EXIT_USAGE
+    light = _LIGHT.get(arguments[0])
+    return light(arguments[1:]) if light else _commands(arguments)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,214 @@
+"""The commands of `kezek-server` that work on the database, and the long-running processes."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import logging
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from sqlalchemy import Engine
+
+from store import clock, embedded, engine, migrate, seal
+from store.settings import Settings
+
+EXIT_FAILED = 1
+"""Exit code when a check did not hold, or a process could not start."""
+
+
+class NoDatabaseError(RuntimeError):
+    """No database is given and none runs in the state folder."""
+
+
+def database_url(settings: Settings) -> str:
+    """Return the URL of the database: the setting, or the running embedded server's.
+
+    Raises:
+        NoDatabaseError: when there is neither.
+    """
+    if settings.database_url:
+        return settings.database_url
+    url_file = settings.secrets_dir / "database.url"
+    if not url_file.exists():
+        raise NoDatabaseError(
+            f"no database: set KEZEK_DATABASE_URL, or start the platform in {settings.state_dir} with `kezek-server up`"
+        )
+    return url_file.read_text().strip()
+
+
+def head_file(settings: Settings) -> Path:
+    """Return the file outside the database that holds the journal's published heads."""
+    return settings.state_dir / "journal-heads.jsonl"
+
+
+def _open(settings: Settings) -> Engine:
+    opened = engine.open_engine(database_url(settings))
+    migrate.check(opened)
+    return opened
+
+
+def _print(document: object) -> None:
+    sys.stdout.write(json.dumps(document, indent=2, ensure_ascii=False, sort_keys=True, default=str) + "\n")
+
+
+def _up(options: argparse.Namespace, settings: Settings) -> int:
+    from api.platform import up  # noqa: PLC0415 - rooms are loaded lazily
+
+    return up(settings, is_once=options.once, workload=None if options.idle else options.workload)
+
+
+def _api(_options: argparse.Namespace, settings: Settings) -> int:
+    from api.serve import serve  # noqa: PLC0415 - rooms are loaded lazily
+
+    return serve(_open(settings), settings)
+
+
+def _scheduler(_options: argparse.Namespace, settings: Settings) -> int:
+    from api.serve import schedule  # noqa: PLC0415 - rooms are loaded lazily
+
+    return schedule(_open(settings), settings, database_url(settings), head_file(settings))
+
+
+def _migrate(_options: argparse.Namespace, settings: Settings) -> int:
+    opened = engine.open_engine(database_url(settings))
+    before = migrate.current(opened)
+    migrate.upgrade(opened)
+    sys.stdout.write(f"database: {before or 'empty'} -> {migrate.current(opened)}\n")
+    return 0
+
+
+def _policy(options: argparse.Namespace, settings: Settings) -> int:
+    from quota.policy import PolicyError, load_policy_text  # noqa: PLC0415 - rooms are loaded lazily
+
+    try:
+        _, policy = load_policy_text(options.file.read_text(encoding="utf-8"))
+        if options.action == "check":
+            sys.stdout.write(
+                f"policy {policy.version}: valid, {len(policy.tree)} nodes, {len(policy.routes)} routes\n"
+            )
+            return 0
+        from quota.service import enact  # noqa: PLC0415 - rooms are loaded lazily
+
+        with engine.transaction(_open(settings)) as session:
+            enacted = enact(session, options.file.read_text(encoding="utf-8"), at=clock.now(), actor="system")
+    except PolicyError as error:
+        sys.stderr.write(f"{options.file}: {error}\n")
+        return EXIT_FAILED
+    sys.stdout.write(f"policy {enacted.version}: in force from {enacted.effective_from}\n")
+    return 0
+
+
+def _token(_options: argparse.Namespace, settings: Settings) -> int:
+    from api.operator import operator_token  # noqa: PLC0415 - rooms are loaded lazily
+
+    sys.stdout.write(operator_token(_open(settings), settings) + "\n")
+    return 0
+
+
+def _audit(options: argparse.Namespace, settings: Settings) -> int:
+    verdict = seal.verify(_open(settings), head_file(settings))
+    if options.json:
+        _print({name: getattr(verdict, name) for name in verdict.__slots__})
+    elif verdict.problem:
+        sys.stderr.write(f"journal: NOT verified: {verdict.problem}\n")
+    else:
+        sys.stdout.write(
+            f"journal: verified, {verdict.records_sealed} records in {verdict.segments} segments, "
+            f"{verdict.records_unsealed} not sealed yet, head {verdict.head}\n"
+        )
+    return EXIT_FAILED if verdict.problem else 0
+
+
+def _ledger(_options: argparse.Namespace, settings: Settings) -> int:
+    from quota.service import verify  # noqa: PLC0415 - rooms are loaded lazily
+
+    verdict = verify(_open(settings))
+    for problem in verdict.problems:
+        sys.stderr.write(f"ledger: {problem}\n")
+    if not verdict.problems:
+        sys.stdout.write(f"ledger: balanced, {verdict.entries} entries of {verdict.grants} grants\n")
+    return EXIT_FAILED if verdict.problems else 0
+
+
+def _replay(_options: argparse.Namespace, settings: Settings) -> int:
+    from scheduler.replay import replay_all  # noqa: PLC0415 - rooms are loaded lazily
+
+    outcomes = replay_all(_open(settings))
+    differing = [outcome for outcome in outcomes if outcome.differences]
+    for outcome in differing:
+        sys.stderr.write(f"cycle {outcome.record_id}: {'; '.join(outcome.differences)}\n")
+    if not differing:
+        sys.stdout.write(f"replay: {len(outcomes)} cycles planned again, all equal\n")
+    return EXIT_FAILED if differing else 0
+
+
+def _kpi(options: argparse.Namespace, settings: Settings) -> int:
+    from api.kpi import indicator  # noqa: PLC0415 - rooms are loaded lazily
+
+    document = indicator(_open(settings), options.indicator, clock.now())
+    if options.json:
+        _print(document)
+    else:
+        sys.stdout.write(f"{document['definition']}\n")
+        for year in document["years"]:
+            sys.stdout.write(
+                f"{year['year']}: {year['added']} added, {year['cumulative']} in all, target {year['target']}\n"
+            )
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="kezek-server")
+    commands = parser.add_subparsers(dest="command", required=True)
+
+    def add(
+        name: str, run: Callable[[argparse.Namespace, Settings], int], text: str
+    ) -> argparse.ArgumentParser:
+        made = commands.add_parser(name, help=text, description=text)
+        made.set_defaults(run=run)
+        return made
+
+    up = add("up", _up, "Run the whole platform on this machine and play a small workload.")
+    up.add_argument(
+        "--once", action="store_true", help="end when the workload is done; exit 0 if every check held"
+    )
+    up.add_argument("--idle", action="store_true", help="play no workload")
+    up.add_argument("--workload", type=Path, default=Path("examples/workload.yaml"), help="workload to play")
+    add("api", _api, "Serve the HTTP API.")
+    add("scheduler", _scheduler, "Run the scheduler and the journal's sealer.")
+    add("migrate", _migrate, "Bring the database to this release.")
+    policy = add("policy", _policy, "Check a quota policy, or enact it.")
+    policy.add_argument("action", choices=["check", "enact"])
+    policy.add_argument("file", type=Path)
+    add("token", _token, "Print this machine's operator token, issuing one if need be.")
+    audit = add("audit", _audit, "Verify the journal's chain.")
+    audit.add_argument("action", choices=["verify"])
+    audit.add_argument("--json", action="store_true")
+    ledger = add("ledger", _ledger, "Verify every balance of the ledger.")
+    ledger.add_argument("action", choices=["verify"])
+    add("replay", _replay, "Plan every journaled cycle again and compare.")
+    kpi = add("kpi", _kpi, "Print an indicator from the database.")
+    kpi.add_argument("--indicator", type=int, choices=[2], required=True)
+    kpi.add_argument("--json", action="store_true")
+    return parser
+
+
+def run(arguments: Sequence[str]) -> int:
+    """Run one command; return its exit code (0 done, 1 failed, 2 wrong command line)."""
+    options = _parser().parse_args(arguments)
+    settings = Settings()
+    logging.basicConfig(level=settings.log_level, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    for chatty in ("httpx", "alembic"):
+        logging.getLogger(chatty).setLevel(max(logging.WARNING, logging.getLogger().level))
+    try:
+        return int(options.run(options, settings))
+    except (
+        NoDatabaseError,
+        embedded.EmbeddedPostgresError,
+        engine.DatabaseUrlError,
+        migrate.SchemaMismatchError,
+    ) as error:
+        sys.stderr.write(f"kezek-server {options.command}: {error}\n")
+        return EXIT_FAILED

@@ -1,0 +1,56 @@
+"""What every route of one application shares, and how a route asks for it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Annotated, cast
+
+from fastapi import Depends, Request
+from prometheus_client import CollectorRegistry
+from sqlalchemy import Engine
+
+from api import i18n
+from scheduler.dispatch.executor import Executor
+from store import clock
+
+
+@dataclass(slots=True)
+class Followers:
+    """Long polls that wait at this moment."""
+
+    waiting: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Context:
+    """The application's outside world.
+
+    Args:
+        engine: the database.
+        executor: gives the executor through which logs and outputs are read; asked anew by each request, because
+            the agents may come up after the API.
+        registry: what `/metrics` shows.
+        now: the clock.
+    """
+
+    engine: Engine
+    executor: Callable[[], Executor]
+    registry: CollectorRegistry
+    now: Callable[[], datetime] = clock.now
+    followers: Followers = field(default_factory=Followers)
+
+
+def context_of(request: Request) -> Context:
+    """The context the application was made with."""
+    return cast("Context", request.app.state.context)
+
+
+def language_of(request: Request) -> str:
+    """Language of an API answer: Accept-Language, else English, which the details are written in."""
+    return i18n.choose(request.headers.get("accept-language"), "en")
+
+
+Ctx = Annotated[Context, Depends(context_of)]
+Language = Annotated[str, Depends(language_of)]

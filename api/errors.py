@@ -1,0 +1,382 @@
+"""Every error the API answers: stable codes, their status, and the one place where exceptions become problems.
+
+Source: RFC 9457, Problem Details for HTTP APIs. docs/api.md describes each code.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Final
+from uuid import uuid4
+
+from fastapi import FastAPI, Request
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import JSONResponse
+from sqlalchemy.exc import OperationalError
+from sqlalchemy.exc import TimeoutError as PoolTimeoutError
+from starlette.exceptions import HTTPException
+
+from api import i18n
+from api.limits import BodyTooLargeError
+from products import service as products
+from products.indicator import YearWithoutTargetError
+from quota.policy import PolicyError
+from quota.service import AwardRefusedError, NoPolicyError, PolicyExistsError
+from scheduler.dispatch.executor import ExecutorError, RefusedError
+from scheduler.jobs import BundleRefusedError, JobNotFoundError, JobRefusedError, JobStateError
+from tenants import errors as tenants
+from tenants.identifiers import IdentifierError
+
+log = logging.getLogger(__name__)
+
+PROBLEM_JSON: Final = "application/problem+json"
+"""Media type of every error."""
+
+RETRY_AFTER_S: Final = 1
+"""Pause before a request that found something busy or away is worth repeating [s]."""
+
+
+class ErrorCode(StrEnum):
+    """Stable codes of errors."""
+
+    BAD_REQUEST = "BAD_REQUEST"
+    VALIDATION = "VALIDATION"
+    UNAUTHENTICATED = "UNAUTHENTICATED"
+    TOKEN_EXPIRED = "TOKEN_EXPIRED"  # noqa: S105 - a code, no secret
+    TOKEN_REVOKED = "TOKEN_REVOKED"  # noqa: S105 - a code, no secret
+    FORBIDDEN = "FORBIDDEN"
+    NOT_FOUND = "NOT_FOUND"
+    UNKNOWN_PROJECT = "UNKNOWN_PROJECT"
+    METHOD_NOT_ALLOWED = "METHOD_NOT_ALLOWED"
+    CONFLICT = "CONFLICT"
+    IDEMPOTENCY_IN_FLIGHT = "IDEMPOTENCY_IN_FLIGHT"
+    IDEMPOTENCY_MISMATCH = "IDEMPOTENCY_MISMATCH"
+    BODY_TOO_LARGE = "BODY_TOO_LARGE"
+    UNSUPPORTED_MEDIA = "UNSUPPORTED_MEDIA"
+    BAD_BIN = "BAD_BIN"
+    NO_ROUTE = "NO_ROUTE"
+    NO_POLICY = "NO_POLICY"
+    BAD_POLICY = "BAD_POLICY"
+    SHARES_EXCEED = "SHARES_EXCEED"
+    NO_ENACTING_ACT = "NO_ENACTING_ACT"
+    BAD_GRANT = "BAD_GRANT"
+    PROJECT_SUSPENDED = "PROJECT_SUSPENDED"
+    NEVER_FITS = "NEVER_FITS"
+    GRANT_NOT_ACTIVE = "GRANT_NOT_ACTIVE"
+    BUDGET_EXHAUSTED = "BUDGET_EXHAUSTED"
+    QUEUE_FULL = "QUEUE_FULL"
+    QUEUE_UNKNOWN = "QUEUE_UNKNOWN"
+    BUNDLE_INVALID = "BUNDLE_INVALID"
+    BUNDLE_MISSING = "BUNDLE_MISSING"
+    OUTPUT_NOT_FOUND = "OUTPUT_NOT_FOUND"
+    AGENT_UNREACHABLE = "AGENT_UNREACHABLE"
+    NOT_INDEPENDENT = "NOT_INDEPENDENT"
+    JOBS_NOT_OF_PROJECT = "JOBS_NOT_OF_PROJECT"
+    YEAR_WITHOUT_TARGET = "YEAR_WITHOUT_TARGET"
+    UNAVAILABLE = "UNAVAILABLE"
+    INTERNAL = "INTERNAL"
+
+
+STATUS: Final[Mapping[ErrorCode, int]] = {
+    ErrorCode.BAD_REQUEST: 400,
+    ErrorCode.UNAUTHENTICATED: 401,
+    ErrorCode.TOKEN_EXPIRED: 401,
+    ErrorCode.TOKEN_REVOKED: 401,
+    ErrorCode.FORBIDDEN: 403,
+    ErrorCode.NOT_INDEPENDENT: 403,
+    ErrorCode.NOT_FOUND: 404,
+    ErrorCode.UNKNOWN_PROJECT: 404,
+    ErrorCode.OUTPUT_NOT_FOUND: 404,
+    ErrorCode.METHOD_NOT_ALLOWED: 405,
+    ErrorCode.CONFLICT: 409,
+    ErrorCode.QUEUE_UNKNOWN: 409,
+    ErrorCode.IDEMPOTENCY_IN_FLIGHT: 409,
+    ErrorCode.NO_POLICY: 409,
+    ErrorCode.PROJECT_SUSPENDED: 409,
+    ErrorCode.GRANT_NOT_ACTIVE: 409,
+    ErrorCode.BUDGET_EXHAUSTED: 409,
+    ErrorCode.QUEUE_FULL: 409,
+    ErrorCode.BODY_TOO_LARGE: 413,
+    ErrorCode.UNSUPPORTED_MEDIA: 415,
+    ErrorCode.VALIDATION: 422,
+    ErrorCode.IDEMPOTENCY_MISMATCH: 422,
+    ErrorCode.BAD_BIN: 422,
+    ErrorCode.NO_ROUTE: 422,
+    ErrorCode.BAD_POLICY: 422,
+    ErrorCode.SHARES_EXCEED: 422,
+    ErrorCode.NO_ENACTING_ACT: 422,
+    ErrorCode.BAD_GRANT: 422,
+    ErrorCode.NEVER_FITS: 422,
+    ErrorCode.BUNDLE_INVALID: 422,
+    ErrorCode.BUNDLE_MISSING: 422,
+    ErrorCode.JOBS_NOT_OF_PROJECT: 422,
+    ErrorCode.YEAR_WITHOUT_TARGET: 422,
+    ErrorCode.INTERNAL: 500,
+    ErrorCode.AGENT_UNREACHABLE: 503,
+    ErrorCode.UNAVAILABLE: 503,
+}
+"""HTTP status of every code: 409 where the same request may succeed later, 422 where it must be changed."""
+
+_OF_STATUS: Final = {
+    401: ErrorCode.UNAUTHENTICATED,
+    403: ErrorCode.FORBIDDEN,
+    404: ErrorCode.NOT_FOUND,
+    405: ErrorCode.METHOD_NOT_ALLOWED,
+    413: ErrorCode.BODY_TOO_LARGE,
+    415: ErrorCode.UNSUPPORTED_MEDIA,
+}
+"""Codes of the errors that the web framework itself raises."""
+
+Figures = Mapping[str, int | str | None]
+"""Named figures of a problem."""
+
+_Convert = Callable[[Exception], "ApiError"]
+
+
+class ApiError(Exception):
+    """An expected refusal.
+
+    Args:
+        code: stable code.
+        detail: what happened, to what, and what to do, in English.
+        numbers: named figures, for whoever renders the title's text in another language.
+        errors: single findings, each with the place in the request.
+    """
+
+    def __init__(
+        self,
+        code: ErrorCode,
+        detail: str,
+        *,
+        numbers: Figures | None = None,
+        errors: Sequence[Finding] = (),
+    ) -> None:
+        super().__init__(detail)
+        self.code = code
+        self.detail = detail
+        self.numbers = dict(numbers or {})
+        self.errors = tuple(errors)
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """One thing wrong with a request: `place` as in "body.gpus", and what."""
+
+    place: str
+    message: str
+
+
+def problem(request: Request, error: ApiError, headers: Mapping[str, str] | None = None) -> JSONResponse:
+    """The answer that says what is wrong; `instance` names this very occurrence, and the log has it too."""
+    status = STATUS[error.code]
+    language = i18n.choose(request.headers.get("accept-language"), "en")
+    extra = dict(headers or {})
+    if status == STATUS[ErrorCode.UNAUTHENTICATED]:
+        extra["WWW-Authenticate"] = "Bearer"
+    if error.code in {ErrorCode.UNAVAILABLE, ErrorCode.AGENT_UNREACHABLE, ErrorCode.IDEMPOTENCY_IN_FLIGHT}:
+        extra["Retry-After"] = str(RETRY_AFTER_S)
+    body = {
+        "type": f"urn:kezek:problem:{error.code}",
+        "title": i18n.translate(language, f"error.{error.code}.title"),
+        "status": status,
+        "detail": error.detail,
+        "instance": f"urn:uuid:{uuid4()}",
+        "code": error.code.value,
+        "errors": [{"place": found.place, "message": found.message} for found in error.errors],
+        "numbers": error.numbers,
+    }
+    if status >= STATUS[ErrorCode.INTERNAL]:
+        log.warning("answered %s (%s): %s", error.code, body["instance"], error.detail)
+    extra["Content-Language"] = language
+    return JSONResponse(body, status, headers=extra, media_type=PROBLEM_JSON)
+
+
+def documented(*codes: ErrorCode) -> dict[int | str, dict[str, object]]:
+    """What the OpenAPI document says of the errors of an address: those of every address, and these."""
+    by_status: dict[int | str, list[str]] = {}
+    for code in sorted({*codes, *_EVERYWHERE}, key=lambda code: (STATUS[code], code)):
+        by_status.setdefault(STATUS[code], []).append(code.value)
+    content = {PROBLEM_JSON: {"schema": {"$ref": "#/components/schemas/Problem"}}}
+    return {
+        status: {"description": "Problem: " + ", ".join(names), "content": content}
+        for status, names in by_status.items()
+    }
+
+
+_EVERYWHERE: Final = (
+    ErrorCode.BAD_REQUEST,
+    ErrorCode.UNAUTHENTICATED,
+    ErrorCode.TOKEN_EXPIRED,
+    ErrorCode.TOKEN_REVOKED,
+    ErrorCode.VALIDATION,
+    ErrorCode.INTERNAL,
+    ErrorCode.UNAVAILABLE,
+)
+BODY_ERRORS: Final = (ErrorCode.BODY_TOO_LARGE, ErrorCode.UNSUPPORTED_MEDIA)
+"""What any address that takes a body may answer."""
+
+
+def translate(error: Exception) -> ApiError | None:
+    """The refusal that an exception of a room stands for; None for one that is none."""
+    for kinds, convert in _TRANSLATIONS:
+        if isinstance(error, kinds):
+            return convert(error)
+    return None
+
+
+def _coded(error: Exception) -> ApiError:
+    """Exceptions that carry a code of the same name."""
+    numbers: object = getattr(error, "numbers", None)
+    return ApiError(
+        ErrorCode(str(getattr(error, "code", ""))),
+        str(error),
+        numbers=numbers if isinstance(numbers, Mapping) else None,
+    )
+
+
+def _refused_job(error: Exception) -> ApiError:
+    if not isinstance(error, JobRefusedError):
+        return _coded(error)
+    if error.code in {"BAD_JOB", "WALLTIME_MISSING"}:
+        place = "walltime_s" if error.code == "WALLTIME_MISSING" else str(error.numbers.get("field", ""))
+        found = Finding(f"body.{place}", str(error))
+        return ApiError(ErrorCode.VALIDATION, str(error), numbers=error.numbers, errors=[found])
+    if error.code == "BUNDLE_UNKNOWN":
+        return ApiError(ErrorCode.BUNDLE_MISSING, str(error), numbers=error.numbers)
+    return _coded(error)
+
+
+def _bundle(error: Exception) -> ApiError:
+    size_bytes, max_bytes = int(getattr(error, "size_bytes", 0)), int(getattr(error, "max_bytes", 0))
+    code = ErrorCode.BODY_TOO_LARGE if size_bytes > max_bytes else ErrorCode.BUNDLE_INVALID
+    return ApiError(code, str(error), numbers={"size_bytes": size_bytes, "limit_bytes": max_bytes})
+
+
+def _policy(error: Exception) -> ApiError:
+    if not isinstance(error, PolicyError):
+        return _coded(error)
+    return ApiError(ErrorCode(error.code.value), str(error), errors=[Finding(error.path, error.message)])
+
+
+def _fixed(code: ErrorCode) -> _Convert:
+    def convert(error: Exception) -> ApiError:
+        return ApiError(code, str(error))
+
+    return convert
+
+
+def _unsuitable(error: Exception) -> ApiError:
+    field_name = str(getattr(error, "field", ""))
+    return ApiError(ErrorCode.VALIDATION, str(error), errors=[Finding(f"body.{field_name}", str(error))])
+
+
+def _not_found(error: Exception) -> ApiError:
+    is_project = isinstance(error, tenants.NotFoundError) and error.what == "project"
+    return ApiError(ErrorCode.UNKNOWN_PROJECT if is_project else ErrorCode.NOT_FOUND, str(error))
+
+
+def _executor(error: Exception) -> ApiError:
+    if isinstance(error, RefusedError) and error.code == "NOT_FOUND":
+        return ApiError(
+            ErrorCode.OUTPUT_NOT_FOUND, f"{error}; the node keeps no such file any more, or never had it"
+        )
+    return ApiError(ErrorCode.AGENT_UNREACHABLE, str(error))
+
+
+def _year(error: Exception) -> ApiError:
+    numbers = {name: int(getattr(error, name)) for name in ("year", "first", "last")}
+    return ApiError(ErrorCode.YEAR_WITHOUT_TARGET, str(error), numbers=numbers)
+
+
+def _database(_error: Exception) -> ApiError:
+    return ApiError(ErrorCode.UNAVAILABLE, "the database does not answer; try again, or ask an operator")
+
+
+_TRANSLATIONS: Final[tuple[tuple[tuple[type[Exception], ...], _Convert], ...]] = (
+    ((tenants.AuthenticationError, AwardRefusedError, NoPolicyError), _coded),
+    ((JobRefusedError,), _refused_job),
+    ((JobStateError,), _fixed(ErrorCode.CONFLICT)),
+    ((BundleRefusedError,), _bundle),
+    ((PolicyError,), _policy),
+    ((PolicyExistsError, tenants.TakenError, products.ProductTakenError), _fixed(ErrorCode.CONFLICT)),
+    ((products.ProductStateError,), _fixed(ErrorCode.CONFLICT)),
+    ((tenants.NotFoundError, JobNotFoundError, products.ProductNotFoundError), _not_found),
+    ((tenants.UnsuitableError,), _unsuitable),
+    ((IdentifierError,), _fixed(ErrorCode.BAD_BIN)),
+    ((products.NotIndependentError,), _fixed(ErrorCode.NOT_INDEPENDENT)),
+    ((products.JobsNotOfProjectError,), _fixed(ErrorCode.JOBS_NOT_OF_PROJECT)),
+    ((YearWithoutTargetError,), _year),
+    ((ExecutorError,), _executor),
+    ((OperationalError, PoolTimeoutError), _database),
+)
+"""First match wins; an exception that is not here is a fault of the platform (INTERNAL)."""
+
+
+def install(app: FastAPI) -> None:
+    """Make every error of the application a problem document."""
+    expected = {kind for kinds, _ in _TRANSLATIONS for kind in kinds}
+    for kind in (ApiError, RequestValidationError, HTTPException, *sorted(expected, key=str), Exception):
+        app.add_exception_handler(kind, _answer)
+
+
+def _answer(request: Request, error: Exception) -> JSONResponse:
+    headers: Mapping[str, str] | None = None
+    if isinstance(error, ApiError):
+        found: ApiError | None = error
+    elif isinstance(error, RequestValidationError):
+        found = _invalid(request, error)
+    elif isinstance(error, HTTPException):
+        found, headers = _http(error), error.headers
+    else:
+        found = translate(error)
+    if found is None:
+        # The edge of the process: what nobody expected is logged with its trace, and told without it.
+        log.error("request %s %s failed", request.method, request.url.path, exc_info=error)
+        found = ApiError(
+            ErrorCode.INTERNAL, "the platform failed; tell an operator the instance of this problem"
+        )
+    return problem(request, found, headers)
+
+
+def _http(error: HTTPException) -> ApiError:
+    """What the web framework and the body limit refuse."""
+    if isinstance(error, BodyTooLargeError):
+        return ApiError(ErrorCode.BODY_TOO_LARGE, error.detail, numbers={"limit_bytes": error.limit_bytes})
+    code = _OF_STATUS.get(error.status_code, ErrorCode.BAD_REQUEST)
+    return ApiError(code, _HTTP_DETAIL.get(code, error.detail))
+
+
+_HTTP_DETAIL: Final = {
+    ErrorCode.NOT_FOUND: "there is nothing at this address; the addresses are listed in /openapi.json",
+    ErrorCode.METHOD_NOT_ALLOWED: "this address does not take that method; the header Allow lists those it takes",
+}
+
+
+def _clean(text: str) -> str:
+    """The text without what UTF-8 cannot carry: a caller's lone surrogates must not break the answer."""
+    return text.encode("utf-8", "replace").decode()
+
+
+def _invalid(request: Request, error: RequestValidationError) -> ApiError:
+    found = [
+        Finding(_clean(".".join(str(part) for part in item["loc"])), str(item["msg"]))
+        for item in error.errors()
+    ]
+    if any(item["type"] == "json_invalid" for item in error.errors()):
+        return ApiError(ErrorCode.BAD_REQUEST, "the body is no JSON; check its syntax", errors=found)
+    media = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+    has_body = request.headers.get("content-length", "0") != "0" or "transfer-encoding" in request.headers
+    if has_body and media != "application/json" and request.method in {"POST", "PUT", "PATCH"}:
+        return ApiError(
+            ErrorCode.UNSUPPORTED_MEDIA,
+            f"the body's type is {media or 'not stated'}; send JSON with `Content-Type: application/json`",
+        )
+    first = found[0]
+    return ApiError(
+        ErrorCode.VALIDATION,
+        f"{first.place}: {first.message}" + (f" (and {len(found) - 1} more)" if len(found) > 1 else ""),
+        errors=found,
+    )

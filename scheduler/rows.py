@@ -1,0 +1,233 @@
+"""Rows of jobs and attempts to values and back; rows never leave the shell.
+
+`job_fields` and `attempt_fields` are what the journal says of a row, as JSON values: instants are milliseconds
+since the epoch (`*_ms`). The fold of the journal must give exactly these.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from datetime import datetime
+from typing import Final, cast
+from uuid import UUID
+
+from scheduler.facts import AttemptView, JobView, RankView, StopWhy, Verdict
+from scheduler.model import AttemptId, JobId, JobState, LiveAttempt, PendingJob, Request, Slot
+from scheduler.tables import AttemptRow, JobRow
+from store import clock
+
+Fields = dict[str, object]
+"""JSON values by name, as the journal holds them."""
+
+_JOB_PLAIN: Final = (
+    "queue",
+    "state",
+    "priority",
+    "gpus",
+    "nodes",
+    "walltime_s",
+    "memory_bytes_per_rank",
+    "bundle_digest",
+    "is_held",
+    "is_cancel_requested",
+    "attempts",
+    "launch_refusals",
+    "node_failures",
+    "reason",
+    "exit_code",
+    "exit_signal",
+    "exit_error",
+    "gpu_seconds",
+)
+_ATTEMPT_PLAIN: Final = (
+    "job_id",
+    "state",
+    "share_class",
+    "epoch",
+    "claim_s",
+    "stop_why",
+    "verdict",
+    "used_s",
+)
+
+
+def ms_or_none(at: datetime | None) -> int | None:
+    """Milliseconds of an instant that may be absent."""
+    return None if at is None else clock.to_ms(at)
+
+
+def at_or_none(at_ms: int | None) -> datetime | None:
+    """Instant of milliseconds that may be absent."""
+    return None if at_ms is None else clock.from_ms(at_ms)
+
+
+def job_fields(row: JobRow) -> Fields:
+    """Everything of a job that the journal carries: no text a person wrote, no numbers of its reason."""
+    return {name: getattr(row, name) for name in _JOB_PLAIN} | {
+        "project_id": str(row.project_id),
+        "user_id": str(row.user_id),
+        "flavors": list(row.flavors),
+        "submitted_ms": clock.to_ms(row.submitted_at),
+        "back_off_until_ms": ms_or_none(row.back_off_until),
+        "first_started_ms": ms_or_none(row.first_started_at),
+        "finished_ms": ms_or_none(row.finished_at),
+    }
+
+
+def attempt_fields(row: AttemptRow) -> Fields:
+    """Everything of an attempt that the journal carries, its ranks apart; not whether a stop was delivered."""
+    return {name: getattr(row, name) for name in _ATTEMPT_PLAIN} | {
+        "grant_id": str(row.grant_id),
+        "admitted_ms": clock.to_ms(row.admitted_at),
+        "dispatched_ms": ms_or_none(row.dispatched_at),
+        "committed_ms": ms_or_none(row.committed_at),
+        "started_ms": ms_or_none(row.started_at),
+        "ended_ms": ms_or_none(row.ended_at),
+        "stop_ms": ms_or_none(row.stop_at),
+    }
+
+
+def new_rank(slot: Slot) -> Fields:
+    """A rank that was admitted to its slot and has not started."""
+    return {
+        "node": slot.node,
+        "gpu_uuids": list(slot.gpu_uuids),
+        "started_ms": None,
+        "ended_ms": None,
+        "exit_code": None,
+        "signal": None,
+        "error": None,
+    }
+
+
+def integer(value: object) -> int:
+    """A JSON integer.
+
+    Raises:
+        TypeError: anything else: the row or record was not written by this platform.
+    """
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise TypeError(f"expected an integer, found {value!r}")
+    return value
+
+
+def optional_integer(value: object) -> int | None:
+    """A JSON integer or null."""
+    return None if value is None else integer(value)
+
+
+def optional_text(value: object) -> str | None:
+    """A JSON text or null."""
+    return None if value is None else str(value)
+
+
+def slots_of(ranks: Sequence[Mapping[str, object]]) -> tuple[Slot, ...]:
+    """The slots of an attempt, in rank order."""
+    return tuple(Slot(str(rank["node"]), tuple(cast("list[str]", rank["gpu_uuids"]))) for rank in ranks)
+
+
+def request_of(fields: Mapping[str, object]) -> Request:
+    """What a job asks for, from its fields."""
+    return Request(
+        gpus=integer(fields["gpus"]),
+        walltime_s=integer(fields["walltime_s"]),
+        flavors=tuple(cast("list[str]", fields["flavors"])),
+        nodes=optional_integer(fields["nodes"]),
+        memory_bytes_per_rank=optional_integer(fields["memory_bytes_per_rank"]),
+    )
+
+
+def verdict_of(value: Mapping[str, object] | None) -> Verdict | None:
+    """A verdict as it is stored, or None."""
+    if value is None:
+        return None
+    return Verdict(
+        JobState(str(value["state"])),
+        optional_integer(value["exit_code"]),
+        optional_integer(value["signal"]),
+        optional_text(value["error"]),
+    )
+
+
+def verdict_to_json(verdict: Verdict | None) -> Fields | None:
+    """The stored form of a verdict."""
+    if verdict is None:
+        return None
+    return {
+        "state": verdict.state.value,
+        "exit_code": verdict.exit_code,
+        "signal": verdict.signal,
+        "error": verdict.error,
+    }
+
+
+def rank_view(rank: Mapping[str, object]) -> RankView:
+    """A rank as the lifecycle sees it."""
+    return RankView(
+        node=str(rank["node"]),
+        is_started=rank["started_ms"] is not None,
+        ended_ms=optional_integer(rank["ended_ms"]),
+        exit_code=optional_integer(rank["exit_code"]),
+        error=optional_text(rank["error"]),
+    )
+
+
+def job_view(row: JobRow, attempt: AttemptRow | None) -> JobView:
+    """A job and its current or last attempt as the lifecycle sees them."""
+    return JobView(
+        id=JobId(row.id),
+        state=JobState(row.state),
+        attempts=row.attempts,
+        launch_refusals=row.launch_refusals,
+        node_failures=row.node_failures,
+        is_cancel_requested=row.is_cancel_requested,
+        attempt=None if attempt is None else _attempt_view(row, attempt),
+    )
+
+
+def _attempt_view(row: JobRow, attempt: AttemptRow) -> AttemptView:
+    return AttemptView(
+        id=AttemptId(attempt.id),
+        state=JobState(attempt.state),
+        gpus=row.gpus,
+        walltime_s=row.walltime_s,
+        ranks=tuple(map(rank_view, attempt.ranks)),
+        committed_ms=ms_or_none(attempt.committed_at),
+        stop_why=None if attempt.stop_why is None else StopWhy(attempt.stop_why),
+        stop_ms=ms_or_none(attempt.stop_at),
+        verdict=verdict_of(attempt.verdict),
+    )
+
+
+def pending_job(job_id: int, fields: Mapping[str, object], *, is_suspended: bool) -> PendingJob:
+    """A waiting job as the plan reads it, from its fields."""
+    return PendingJob(
+        id=JobId(job_id),
+        project_id=UUID(str(fields["project_id"])),
+        queue=str(fields["queue"]),
+        request=request_of(fields),
+        priority=integer(fields["priority"]),
+        submitted_ms=integer(fields["submitted_ms"]),
+        is_held=bool(fields["is_held"]),
+        is_suspended=is_suspended,
+        back_off_until_ms=optional_integer(fields["back_off_until_ms"]) or 0,
+        attempts=integer(fields["attempts"]),
+    )
+
+
+def live_attempt(
+    attempt_id: str, job: Mapping[str, object], attempt: Mapping[str, object], ranks: Sequence[Fields]
+) -> LiveAttempt:
+    """An attempt that holds GPUs as the plan reads it, from its fields, its job's and its ranks."""
+    return LiveAttempt(
+        id=AttemptId(attempt_id),
+        job_id=JobId(integer(attempt["job_id"])),
+        project_id=UUID(str(job["project_id"])),
+        queue=str(job["queue"]),
+        request=request_of(job),
+        slots=slots_of(ranks),
+        state=JobState(str(attempt["state"])),
+        admitted_ms=integer(attempt["admitted_ms"]),
+        committed_ms=optional_integer(attempt["committed_ms"]),
+        is_stopping=attempt["stop_why"] is not None,
+    )

@@ -1,0 +1,389 @@
+"""The scheduler's process: it holds the lease, cycles, dispatches, stops and observes until it is told to end.
+
+One thread cycles. Calls to agents run in pools, so that a slow node never delays a plan; one thread per node
+follows its events. At most one call works on an attempt at a time. Whoever loses the lease stops at once.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field, replace
+from datetime import datetime, timedelta
+from functools import partial
+from typing import Final
+
+import psycopg
+from sqlalchemy import Engine, select
+from sqlalchemy.exc import DBAPIError
+from sqlalchemy.orm import Session
+
+from quota import service as quota
+from quota.service import NoPolicyError
+from scheduler import nodes, observe
+from scheduler.apply import LEASE, Applied, Planned, apply
+from scheduler.dispatch import executor as executors
+from scheduler.dispatch.executor import Executor
+from scheduler.launch import Leader, dispatch
+from scheduler.model import NodeState
+from scheduler.plan import make_plan
+from scheduler.shutdown import requeue_all_live
+from scheduler.snapshot import load
+from scheduler.tables import NodeRow
+from scheduler.watch import Watcher
+from store import clock, lease
+from store.engine import WAKE_CHANNEL, snapshot, transaction
+
+__all__ = ["LeaseLostError", "SchedulerService", "SchedulerSettings", "requeue_all_live"]
+
+CALLS_MAX: Final = 8
+"""Attempts dispatched or stopped at a time: each holds a database connection for milliseconds only."""
+
+LAUNCHES_MAX: Final = 32
+"""Nodes of gangs launched at a time."""
+
+RETRY_S: Final = 5.0
+"""Pause before an attempt whose node did not answer is tried again [s]."""
+
+HEAR_EVERY_S: Final = 2.0
+"""Pause between two writes of when nodes were heard of [s]; readers judge a node by the minute."""
+
+PROVE_EVERY_S: Final = 2.0
+"""Pause between two looks at attempts that were told to stop and did not report their end [s]."""
+
+ACQUIRE_EVERY_S: Final = 0.2
+"""Pause between two tries to take the lease from another holder [s]."""
+
+LISTEN_S: Final = 1.0
+"""How long one wait for a notification lasts [s]; the thread looks whether to end in between."""
+
+_logger = logging.getLogger(__name__)
+
+
+class LeaseLostError(RuntimeError):
+    """Another process is the scheduler; this one has stopped writing and must end."""
+
+    def __init__(self, epoch: int) -> None:
+        super().__init__(
+            f"the scheduler's lease with epoch {epoch} is lost; this process stops, start it again"
+        )
+        self.epoch = epoch
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SchedulerSettings:
+    """How a scheduler's process works.
+
+    Attributes:
+        holder: name of this process in the lease, unlike any other's and any earlier one's: a random id.
+        database_url: for the connection that waits for notifications.
+        release: version of the code, for the cycles' records.
+        cycle_interval_ms: longest pause between two cycles.
+        lease_ttl_s: how long the lease lasts unless renewed.
+        node_down_after_s: silence after which a node counts as down.
+    """
+
+    holder: str
+    database_url: str
+    release: str
+    cycle_interval_ms: int = 1_000
+    lease_ttl_s: int = 10
+    node_down_after_s: int = 20
+
+
+@dataclass(slots=True)
+class _Calls:
+    """Attempts that a call works on, and when those whose node did not answer may be tried again."""
+
+    lock: threading.Lock = field(default_factory=threading.Lock)
+    running: set[str] = field(default_factory=set)
+    not_before: dict[str, float] = field(default_factory=dict)
+
+    def begin(self, attempt_id: str) -> bool:
+        """Take an attempt; False while another call has it or its pause lasts."""
+        with self.lock:
+            if attempt_id in self.running or self.not_before.get(attempt_id, 0.0) > time.monotonic():
+                return False
+            self.not_before.pop(attempt_id, None)
+            self.running.add(attempt_id)
+            return True
+
+    def end(self, attempt_id: str, *, pause_s: float = 0.0) -> None:
+        """Give the attempt back."""
+        with self.lock:
+            self.running.discard(attempt_id)
+            if pause_s:
+                self.not_before[attempt_id] = time.monotonic() + pause_s
+
+
+class SchedulerService:
+    """One scheduler; several may run, the one with the lease works.
+
+    Args:
+        engine: the database.
+        urls: the agents' addresses by node, now; `scheduler.nodes.AgentsFile` reads them from a file.
+        connect: an executor for such addresses; closing it is the caller's.
+        settings: of this process.
+    """
+
+    def __init__(
+        self,
+        engine: Engine,
+        urls: Callable[[], Mapping[str, str]],
+        connect: Callable[[Mapping[str, str]], Executor],
+        settings: SchedulerSettings,
+    ) -> None:
+        self._engine = engine
+        self._urls = urls
+        self._connect = connect
+        self._settings = settings
+        self._stopping = threading.Event()
+        self._lost = threading.Event()
+        self._woken = threading.Event()
+        self._calls = _Calls()
+        self._threads: list[threading.Thread] = []
+        self._watchers: dict[str, Watcher] = {}
+        self._retired: list[Watcher] = []
+        self._known_urls: dict[str, str] = {}
+        self._heard_at: dict[str, float] = {}
+        self._began = time.monotonic()
+        self._next_hear = self._next_prove = 0.0
+
+    def stop(self) -> None:
+        """End soon: no new cycle; what runs goes on, and a later scheduler follows it.
+
+        Safe in a signal handler: another thread sets the events, as the interrupted one may hold their locks.
+        """
+
+        def end() -> None:
+            self._stopping.set()
+            self._woken.set()
+
+        threading.Thread(target=end, name="stop", daemon=True).start()
+
+    def run(self) -> None:
+        """Take the lease, work until `stop`, give the lease back.
+
+        Raises:
+            LeaseLostError: another process took over.
+        """
+        held = self._acquire()
+        if held is None:
+            return
+        _logger.info("leading with epoch %d", held.epoch)
+        pool, launches = ThreadPoolExecutor(CALLS_MAX, "call"), ThreadPoolExecutor(LAUNCHES_MAX, "launch")
+        leader = Leader(self._engine, self._connect({}), held, launches, self._stopping)
+        self._began = time.monotonic()
+        self._start(self._renew, held)
+        self._start(self._listen)
+        try:
+            self._work(leader, pool)
+        finally:
+            self._stopping.set()
+            pool.shutdown(cancel_futures=True)
+            launches.shutdown(cancel_futures=True)
+            for watcher in [*self._watchers.values(), *self._retired]:
+                watcher.join()
+            for thread in self._threads:
+                thread.join()
+        if self._lost.is_set():
+            raise LeaseLostError(held.epoch)
+        with transaction(self._engine) as session:
+            lease.release(session, held, at=clock.now())
+
+    # Lease and wake-ups
+
+    def _acquire(self) -> lease.Held | None:
+        while not self._stopping.is_set():
+            try:
+                with transaction(self._engine) as session:
+                    held = self._take_lease(session)
+                if held is not None:
+                    return held
+            except DBAPIError:
+                _logger.exception("the lease could not be asked for; trying again")
+            self._stopping.wait(ACQUIRE_EVERY_S)
+        return None
+
+    def _take_lease(self, session: Session) -> lease.Held | None:
+        settings = self._settings
+        return lease.acquire(session, LEASE, settings.holder, at=clock.now(), ttl_s=settings.lease_ttl_s)
+
+    def _renew(self, held: lease.Held) -> None:
+        """Keep the lease; when it cannot be renewed well before its end, stop everything."""
+        ttl_s = self._settings.lease_ttl_s
+        while not self._stopping.wait(ttl_s / 4):
+            try:
+                with transaction(self._engine) as session:
+                    renewed = self._take_lease(session)
+            except DBAPIError as error:
+                _logger.warning("the lease was not renewed: %s", error)
+                if clock.now() > held.expires_at - timedelta(seconds=ttl_s / 4):
+                    self._lose()
+                continue
+            if renewed is None or renewed.epoch != held.epoch:
+                self._lose()
+                return
+            held = replace(held, expires_at=renewed.expires_at)
+
+    def _lose(self) -> None:
+        """Stop at once: the lease is another's."""
+        self._lost.set()
+        self._stopping.set()
+        self._woken.set()
+
+    def _listen(self) -> None:
+        """Wake the cycle when a transaction notifies; the interval stands in while the connection is down."""
+        while not self._stopping.is_set():
+            try:
+                with psycopg.connect(self._settings.database_url, autocommit=True) as connection:
+                    connection.execute(f"LISTEN {WAKE_CHANNEL}")
+                    self._woken.set()
+                    while not self._stopping.is_set():
+                        for _ in connection.notifies(timeout=LISTEN_S, stop_after=1):
+                            self._woken.set()
+            except psycopg.Error as error:
+                _logger.warning("no wake-ups from the database: %s", error)
+                self._stopping.wait(LISTEN_S)
+
+    def _start(self, work: Callable[..., None], *arguments: object) -> None:
+        thread = threading.Thread(target=work, args=arguments, name=work.__name__.strip("_"), daemon=True)
+        thread.start()
+        self._threads.append(thread)
+
+    # The loop
+
+    def _work(self, leader: Leader, pool: ThreadPoolExecutor) -> None:
+        while not self._stopping.is_set():
+            is_partial = False
+            try:
+                leader = self._follow_nodes(leader)
+                is_partial = self._turn(leader, pool)
+            except lease.StaleEpochError:
+                self._lose()
+            except NoPolicyError as error:
+                _logger.error("%s", error)  # noqa: TRY400 - the story is in the message
+            except (DBAPIError, ValueError, OSError):
+                # The database is away, or the agents' file or secret cannot be read just now.
+                _logger.exception("the cycle was given up; the next one follows")
+            if not is_partial:
+                self._woken.wait(self._settings.cycle_interval_ms / 1_000)
+            self._woken.clear()
+
+    def _turn(self, leader: Leader, pool: ThreadPoolExecutor) -> bool:
+        """One cycle, and the calls that it or earlier ones left to make; True when more is planned."""
+        applied = cycle(leader, self._settings.release, at=clock.now())
+        for admitted in applied.admitted:
+            self._call(pool, admitted, partial(dispatch, leader, admitted, is_fresh=True))
+        with snapshot(self._engine) as session:
+            stops = observe.undelivered_stops(session)
+            rest = observe.undispatched(session)
+            told = observe.told_stops(session) if time.monotonic() >= self._next_prove else []
+        for attempt_id in stops:
+            self._call(pool, attempt_id, partial(observe.deliver_stop, leader, attempt_id))
+        for attempt_id in rest:
+            self._call(pool, attempt_id, partial(dispatch, leader, attempt_id, is_fresh=False))
+        if told:
+            self._next_prove = time.monotonic() + PROVE_EVERY_S
+        for attempt_id in told:
+            self._call(pool, attempt_id, partial(observe.prove_absence, leader, attempt_id))
+        return applied.is_partial
+
+    def _call(self, pool: ThreadPoolExecutor, attempt_id: str, work: Callable[[], None]) -> None:
+        """Let the pool work on an attempt unless a call does already."""
+        if not self._calls.begin(attempt_id):
+            return
+
+        def run() -> None:
+            pause_s = 0.0
+            try:
+                work()
+            except (lease.StaleEpochError, executors.StaleEpochError):
+                self._lose()
+            except executors.ExecutorError as error:
+                _logger.warning("attempt %s: %s; trying again", attempt_id, error)
+                pause_s = RETRY_S
+            except Exception:
+                _logger.exception("attempt %s: a call failed; trying again", attempt_id)
+                pause_s = RETRY_S
+            finally:
+                self._calls.end(attempt_id, pause_s=pause_s)
+                self._woken.set()
+
+        pool.submit(run)
+
+    # Nodes
+
+    def _follow_nodes(self, leader: Leader) -> Leader:
+        """Watch the nodes of the agents' file; note which were heard of and which are silent."""
+        urls = dict(self._urls())
+        if urls != self._known_urls:
+            leader = replace(leader, executor=self._connect(urls))
+            for name in [name for name, url in self._known_urls.items() if urls.get(name) != url]:
+                retired = self._watchers.pop(name)
+                retired.stop()
+                self._retired.append(retired)
+            for name, url in urls.items():
+                if name not in self._watchers:
+                    self._watchers[name] = Watcher(leader, name, url, self._hear, self._lose)
+            self._known_urls = urls
+        if time.monotonic() >= self._next_hear:
+            self._next_hear = time.monotonic() + HEAR_EVERY_S
+            self._judge_nodes(leader)
+        return leader
+
+    def _hear(self, node: str) -> None:
+        self._heard_at[node] = time.monotonic()
+
+    def _judge_nodes(self, leader: Leader) -> None:
+        limit_s = self._settings.node_down_after_s
+        now = time.monotonic()
+        fresh = [name for name, at in list(self._heard_at.items()) if now - at <= limit_s]
+        at = clock.now()
+        with transaction(self._engine) as session:
+            lease.fence(session, leader.held)
+            if fresh:
+                nodes.hear(session, fresh, at)
+            up = session.scalars(select(NodeRow.name).where(NodeRow.state == NodeState.UP.value)).all()
+        for name in up:
+            if now - self._heard_at.get(name, self._began) > limit_s:
+                with transaction(self._engine) as session:
+                    lease.fence(session, leader.held)
+                    nodes.mark_down(session, name, at=at, actor=leader.actor)
+        observe.lose_nodes(leader)
+
+
+def cycle(leader: Leader, release: str, *, at: datetime) -> Applied:
+    """One cycle: read, plan, apply.
+
+    Args:
+        leader: the leading scheduler.
+        release: version of the code, for the cycle's record.
+        at: the instant it plans for, aware UTC.
+
+    Raises:
+        NoPolicyError: no policy is in force.
+        StaleEpochError: another process is the scheduler; nothing was written.
+    """
+    began = time.monotonic()
+    with snapshot(leader.engine) as session:
+        seen = load(session, at)
+        policy, digest = quota.in_force(session, at)
+    loaded = time.monotonic()
+    plan = make_plan(seen, policy)
+    planned = Planned(
+        plan=plan,
+        policy=policy,
+        policy_digest=digest,
+        release=release,
+        load_ms=int((loaded - began) * 1_000),
+        plan_ms=int((time.monotonic() - loaded) * 1_000),
+    )
+    with transaction(leader.engine) as session:
+        applied = apply(session, leader.held, planned)
+    for rejected in applied.rejected:
+        _logger.info("job %d was planned and not admitted: %s", rejected.entry.job_id, rejected.why)
+    return applied

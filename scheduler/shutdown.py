@@ -1,0 +1,109 @@
+"""Stopping the whole platform: every rank ends, its job waits for the next start with its place kept."""
+
+from __future__ import annotations
+
+import logging
+import os
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+from datetime import datetime
+from typing import Final
+
+from sqlalchemy import Engine
+
+from scheduler import observe
+from scheduler.apply import LEASE, job_of
+from scheduler.changes import take
+from scheduler.dispatch.executor import Executor, ExecutorError, StaleEpochError
+from scheduler.dispatch.wire import Signal
+from scheduler.facts import PlatformStopping
+from scheduler.launch import Leader
+from scheduler.model import AttemptId
+from scheduler.tables import AttemptRow
+from store import clock, lease
+from store.engine import snapshot, transaction
+
+LEASE_TTL_S: Final = 60
+"""How long the lease lasts that the stopping platform takes [s]: longer than stopping does."""
+
+LEASE_WAIT_S: Final = 15.0
+"""How long it waits for the lease of a scheduler that did not give it back [s]."""
+
+END_WAIT_S: Final = 20.0
+"""How long it waits for killed ranks to be gone [s]; a kill takes milliseconds."""
+
+PAUSE_S: Final = 0.05
+"""Pause between two looks [s]."""
+
+_logger = logging.getLogger(__name__)
+
+
+def requeue_all_live(engine: Engine, executor: Executor, *, at: datetime) -> int:
+    """Kill every rank and let the jobs wait again, their place kept; nobody's failure is counted.
+
+    Call it when no scheduler of this platform runs any more. What an attempt used until `at` is charged. An
+    attempt whose node does not answer stays live; the next scheduler goes on with it.
+
+    Returns:
+        Attempts that ended.
+
+    Raises:
+        StaleEpochError: another process became the scheduler meanwhile.
+    """
+    held = _acquire(engine)
+    if held is None:
+        _logger.warning("another scheduler holds the lease; its jobs are left to it")
+        return 0
+    with ThreadPoolExecutor(1, "stop") as pool:
+        leader = Leader(engine, executor, held, pool, threading.Event())
+        attempts = _kill_all(leader, at)
+        ended = _await_ends(leader, attempts)
+    with transaction(engine) as session:
+        lease.release(session, held, at=clock.now())
+    return ended
+
+
+def _acquire(engine: Engine) -> lease.Held | None:
+    deadline = time.monotonic() + LEASE_WAIT_S
+    while True:
+        with transaction(engine) as session:
+            holder = f"stop:{os.getpid()}"
+            held = lease.acquire(session, LEASE, holder, at=clock.now(), ttl_s=LEASE_TTL_S)
+        if held is not None or time.monotonic() > deadline:
+            return held
+        time.sleep(PAUSE_S)
+
+
+def _kill_all(leader: Leader, at: datetime) -> list[AttemptId]:
+    with snapshot(leader.engine) as session:
+        attempts = [one.attempt_id for one in observe.live_on(session)]
+    for attempt_id in attempts:
+        with transaction(leader.engine) as session:
+            lease.fence(session, leader.held)
+            fact = PlatformStopping(attempt_id, clock.to_ms(at))
+            take(session, job_of(attempt_id), fact, at=clock.now(), actor=leader.actor)
+        with snapshot(leader.engine) as session:
+            ranks = session.get_one(AttemptRow, attempt_id).ranks
+        for node in {str(rank["node"]) for rank in ranks if rank["ended_ms"] is None}:
+            try:
+                leader.executor.signal(node, attempt_id, Signal.KILL, 0, leader.epoch)
+            except StaleEpochError:
+                raise
+            except ExecutorError as error:
+                _logger.info("stopping %s: %s", attempt_id, error)
+    return attempts
+
+
+def _await_ends(leader: Leader, attempts: list[AttemptId]) -> int:
+    """Wait until the ranks are gone, or END_WAIT_S; return how many attempts ended."""
+    deadline = time.monotonic() + END_WAIT_S
+    left = set(attempts)
+    while left and time.monotonic() < deadline:
+        for attempt_id in sorted(left):
+            observe.prove_absence(leader, attempt_id)
+        with snapshot(leader.engine) as session:
+            left = {one.attempt_id for one in observe.live_on(session)} & left
+        if left:
+            time.sleep(PAUSE_S)
+    return len(attempts) - len(left)
