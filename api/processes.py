@@ -6,6 +6,7 @@ signal from the kernel when the parent dies, so that nothing outlives a killed p
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 import signal
@@ -14,6 +15,8 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+
+import psutil
 
 STOP_TIMEOUT_S = 15
 """Time a child gets after SIGTERM before it is killed."""
@@ -118,6 +121,21 @@ def clean_env(**extra: str) -> dict[str, str]:
 
 
 def stop_all(children: Sequence[Child]) -> None:
-    """Stop children in reverse order of their start."""
+    """Stop children in reverse order of their start, and wait until what they had started has ended too.
+
+    A child's own children (Ray's, above all) may outlive it for a moment; what is left after `STOP_TIMEOUT_S` is
+    killed. They are told from other processes by pid and time of start.
+    """
+    family = [
+        descendant
+        for child in children
+        if child.process is not None and child.is_running()
+        for descendant in psutil.Process(child.process.pid).children(recursive=True)
+    ]
     for child in reversed(children):
         child.stop()
+    _, left = psutil.wait_procs(family, timeout=STOP_TIMEOUT_S)
+    for descendant in left:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            descendant.kill()
+    psutil.wait_procs(left, timeout=STOP_TIMEOUT_S)
