@@ -10,13 +10,15 @@ from pathlib import Path
 
 from sqlalchemy import Engine
 
+from api.commands import NoDatabaseError, database_url
 from products.gather import gather, issue
 from products.kpi import FutureError
 from products.reports.build import FORMATS, MAX_FILE_BYTES, UnreadableReportError, build, verify
 from products.reports.data import BadReportError, month_period
 from products.reports.texts import LANGUAGES
-from store import journal
-from store.engine import snapshot, transaction
+from store import clock, journal, migrate
+from store.engine import DatabaseUrlError, open_engine, snapshot, transaction
+from store.settings import Settings
 
 EXIT_FAILED = 1
 """Exit code of a report that cannot be made, or of a file that does not hold."""
@@ -106,6 +108,24 @@ def _verify(file: Path) -> int:
 
 def parse(arguments: Sequence[str]) -> argparse.Namespace:
     """Parse the arguments that follow `kezek-server report`."""
-    parser = argparse.ArgumentParser(prog="kezek-server report")
+    parser = argparse.ArgumentParser(
+        prog="kezek-server report", description="Make a report, or verify a file."
+    )
     add_arguments(parser)
     return parser.parse_args(arguments)
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Run `kezek-server report`; return its exit code (0 done, 1 failed, 2 wrong command line)."""
+    options = parse(arguments)
+
+    def opened() -> Engine:
+        found = open_engine(database_url(Settings()))
+        migrate.check(found)
+        return found
+
+    try:
+        return run_report(options, opened, clock.now())
+    except (NoDatabaseError, DatabaseUrlError, migrate.SchemaMismatchError) as error:
+        sys.stderr.write(f"kezek-server report: {error}\n")
+        return EXIT_FAILED
