@@ -80,7 +80,7 @@ def test_children_end_with_a_killed_parent(tmp_path):
         text=True,
     ) as parent:
         pid = int(parent.stdout.readline())
-        wait_until(lambda: (tmp_path / "log").read_text())
+        wait_until((tmp_path / "log").read_text)
         parent.send_signal(signal.SIGKILL)
     wait_until(lambda: not psutil.pid_exists(pid) or psutil.Process(pid).status() == psutil.STATUS_ZOMBIE)
 

@@ -184,7 +184,6 @@ def test_a_tenants_rank_reaches_neither_ray_nor_agents_nor_the_database(start, w
         )
         arguments = (
             ray["dashboard_url"],
-            ray["address"],
             agents["n0"],
             str(embedded.short_dir(running.state / "pg" / "data", label="pg")),
             str(running.state / "secrets"),
@@ -199,6 +198,5 @@ def test_a_tenants_rank_reaches_neither_ray_nor_agents_nor_the_database(start, w
     assert said.pop("ray jobs") in {"401", "403"}
     assert said.pop("agent probe") == said.pop("agent launch") == "401"
     assert said.pop("database") in {"authentication 10 asked", "PermissionError"}
-    assert said.pop("ray driver") not in {"joined", "died"}
     assert set(said.values()) == {"PermissionError"}, said
     assert agent.is_running()
