@@ -34,31 +34,31 @@ EXIT_USAGE = 2
 
 
 def _exporter(arguments: Sequence[str]) -> int:
-    from metrics.exporter_cli import main as run  # noqa: PLC0415 - rooms are loaded lazily
+    from metrics.exporter_cli import main as run
 
     return run(arguments)
 
 
 def _agent(arguments: Sequence[str]) -> int:
-    from scheduler.agent.__main__ import main as run  # noqa: PLC0415 - rooms are loaded lazily
+    from scheduler.agent.__main__ import main as run
 
     return run(arguments)
 
 
 def _ray_local(arguments: Sequence[str]) -> int:
-    from scheduler.dispatch.raylocal import main as run  # noqa: PLC0415 - rooms are loaded lazily
+    from scheduler.dispatch.raylocal import main as run
 
     return run(arguments)
 
 
 def _agents(arguments: Sequence[str]) -> int:
-    from scheduler.dispatch.agents import main as run  # noqa: PLC0415 - rooms are loaded lazily
+    from scheduler.dispatch.agents import main as run
 
     return run(arguments)
 
 
 def _commands(arguments: Sequence[str]) -> int:
-    from api.commands import run  # noqa: PLC0415 - rooms are loaded lazily
+    from api.commands import run
 
     return run(arguments)
 

@@ -59,19 +59,19 @@ def _print(document: object) -> None:
 
 
 def _up(options: argparse.Namespace, settings: Settings) -> int:
-    from api.up import up  # noqa: PLC0415 - rooms are loaded lazily
+    from api.up import up
 
     return up(settings, is_once=options.once, workload=None if options.idle else options.workload)
 
 
 def _api(_options: argparse.Namespace, settings: Settings) -> int:
-    from api.serve import serve  # noqa: PLC0415 - rooms are loaded lazily
+    from api.serve import serve
 
     return serve(_open(settings), settings)
 
 
 def _scheduler(_options: argparse.Namespace, settings: Settings) -> int:
-    from api.serve import schedule  # noqa: PLC0415 - rooms are loaded lazily
+    from api.serve import schedule
 
     return schedule(_open(settings), settings, database_url(settings), head_file(settings))
 
@@ -85,7 +85,7 @@ def _migrate(_options: argparse.Namespace, settings: Settings) -> int:
 
 
 def _policy(options: argparse.Namespace, settings: Settings) -> int:
-    from quota.policy import PolicyError, load_policy_text  # noqa: PLC0415 - rooms are loaded lazily
+    from quota.policy import PolicyError, load_policy_text
 
     try:
         _, policy = load_policy_text(options.file.read_text(encoding="utf-8"))
@@ -94,7 +94,7 @@ def _policy(options: argparse.Namespace, settings: Settings) -> int:
                 f"policy {policy.version}: valid, {len(policy.tree)} nodes, {len(policy.routes)} routes\n"
             )
             return 0
-        from quota.service import enact  # noqa: PLC0415 - rooms are loaded lazily
+        from quota.service import enact
 
         with engine.transaction(_open(settings)) as session:
             enacted = enact(session, options.file.read_text(encoding="utf-8"), at=clock.now(), actor="system")
@@ -106,7 +106,7 @@ def _policy(options: argparse.Namespace, settings: Settings) -> int:
 
 
 def _token(_options: argparse.Namespace, settings: Settings) -> int:
-    from api.operator import NoOperatorError, operator_token  # noqa: PLC0415 - rooms are loaded lazily
+    from api.operator import NoOperatorError, operator_token
 
     try:
         sys.stdout.write(operator_token(_open(settings), settings) + "\n")
@@ -131,7 +131,7 @@ def _audit(options: argparse.Namespace, settings: Settings) -> int:
 
 
 def _ledger(_options: argparse.Namespace, settings: Settings) -> int:
-    from quota.service import verify  # noqa: PLC0415 - rooms are loaded lazily
+    from quota.service import verify
 
     verdict = verify(_open(settings))
     for problem in verdict.problems:
@@ -142,7 +142,7 @@ def _ledger(_options: argparse.Namespace, settings: Settings) -> int:
 
 
 def _replay(_options: argparse.Namespace, settings: Settings) -> int:
-    from scheduler.replay import replay_all  # noqa: PLC0415 - rooms are loaded lazily
+    from scheduler.replay import replay_all
 
     outcomes = replay_all(_open(settings))
     differing = [outcome for outcome in outcomes if outcome.differences]
@@ -154,7 +154,7 @@ def _replay(_options: argparse.Namespace, settings: Settings) -> int:
 
 
 def _kpi(options: argparse.Namespace, settings: Settings) -> int:
-    from api.kpi import indicator  # noqa: PLC0415 - rooms are loaded lazily
+    from api.kpi import indicator
 
     document = indicator(_open(settings), options.indicator, clock.now())
     if options.json:
