@@ -25,6 +25,7 @@ USAGE = """usage: kezek-server COMMAND [options]
   ledger      verify the ledger's balances
   replay      plan the journaled cycles again and compare
   kpi         print an indicator from the database
+  report      make a report from the database, or verify a report's file
 
 `kezek-server COMMAND --help` describes a command; docs/operations.md describes them all.
 """
@@ -57,6 +58,12 @@ def _agents(arguments: Sequence[str]) -> int:
     return run(arguments)
 
 
+def _report(arguments: Sequence[str]) -> int:
+    from api.reports import main as run  # noqa: PLC0415 - rooms are loaded lazily
+
+    return run(arguments)
+
+
 def _commands(arguments: Sequence[str]) -> int:
     from api.commands import run
 
@@ -68,8 +75,9 @@ _LIGHT: dict[str, Callable[[Sequence[str]], int]] = {
     "agent": _agent,
     "ray-local": _ray_local,
     "agents": _agents,
+    "report": _report,
 }
-"""Commands with their own entry, which need nothing of the database."""
+"""Commands with their own entry, which need nothing of the database or much that no other command needs."""
 
 
 def main() -> int:
