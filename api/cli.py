@@ -59,7 +59,7 @@ def _agents(arguments: Sequence[str]) -> int:
 
 
 def _report(arguments: Sequence[str]) -> int:
-    from api.reports import main as run  # noqa: PLC0415 - rooms are loaded lazily
+    from api.reports import main as run
 
     return run(arguments)
 

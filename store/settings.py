@@ -42,7 +42,8 @@ class Settings(BaseSettings):
     )
     job_env: Path = Field(default=Path(".jobenv"), description="Python environment that ranks run in.")
     exporters: str = Field(
-        default="", description="Base addresses of the node exporters, by commas; empty: no telemetry is kept."
+        default="",
+        description="Base addresses of the node exporters, by commas; empty: no telemetry is kept.",
     )
     log_level: str = Field(default="INFO", description="Level of the processes' own logs.")
 
