@@ -82,8 +82,10 @@ def get_metrics(ctx: Ctx) -> Response:
     operation_id="getProjectMetrics",
     summary="Metrics that name projects and jobs, in Prometheus' text format",
     response_class=Response,
-    responses={200: {"content": {"text/plain": {"schema": {"type": "string"}}}}}
-    | documented(ErrorCode.FORBIDDEN),
+    responses={
+        200: {"content": {"text/plain": {"schema": {"type": "string"}}}},
+        **documented(ErrorCode.FORBIDDEN),
+    },
 )
 def get_project_metrics(ctx: Ctx, caller: Caller) -> Response:
     """Whose job holds which GPU and what projects have left: for those who oversee the platform, by their token."""
