@@ -31,7 +31,7 @@ from kezek import ApiError, ConfigError, NetworkError, UsageFaultError, show
 from products.model import ProductStatus, Stage
 from scheduler import model
 from scheduler.fit import Limit
-from scheduler.lifecycle import FINAL_CODES
+from scheduler.lifecycle import FINAL_CODES, IDLE_ERROR
 from scheduler.order import RULES
 from scheduler.plan import AGED
 from tenants.model import Sector
@@ -40,11 +40,15 @@ SOURCE = Path(kezek.__file__).parent
 ROOT = Path(__file__).resolve().parents[2]
 DOCS = ROOT / "docs" / "cli.md"
 RANK_ERROR = re.compile(r'"((?:EXEC|ISOLATION|OUTPUTS|SHEPHERD)_[A-Z_]+)"')
-EXIT_ERRORS = FINAL_CODES | {
-    code
-    for path in (ROOT / "scheduler").rglob("*.py")
-    for code in RANK_ERROR.findall(path.read_text("utf-8"))
-}
+EXIT_ERRORS = (
+    FINAL_CODES
+    | {IDLE_ERROR}
+    | {
+        code
+        for path in (ROOT / "scheduler").rglob("*.py")
+        for code in RANK_ERROR.findall(path.read_text("utf-8"))
+    }
+)
 FROM_THE_PLATFORM = {
     "state": {state.value for state in model.JobState},
     "reason": {code.value for code in model.ReasonCode} | {"other", "not_yet"},

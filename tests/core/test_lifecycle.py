@@ -360,7 +360,15 @@ def test_late_and_repeated_facts_change_nothing_and_say_why(why, before, fact):
     assert (outcome.ignored, outcome.effects, outcome.job) == (why, (), job)
 
 
-OF_THE_ATTEMPT = [committed(), refused(), rank_started(0), rank_exited(0), EXPIRE, ABSENT]
+OF_THE_ATTEMPT = [
+    committed(),
+    refused(),
+    rank_started(0),
+    rank_exited(0),
+    EXPIRE,
+    ABSENT,
+    IdleFound("7-1", 21_000),
+]
 
 
 @pytest.mark.parametrize("state", sorted(FINAL_STATES))
