@@ -17,7 +17,7 @@ from api.answers import Problem
 from api.context import Context
 from api.examples import EXAMPLES, POLICY_EXAMPLE
 from api.limits import BodyLimit
-from api.routes import files, health, jobs, products, public, quota, telemetry, tenants
+from api.routes import files, health, idle, jobs, products, public, quota, telemetry, tenants
 from scheduler.dispatch.executor import Executor
 from store import clock
 
@@ -103,6 +103,7 @@ def create_app(
         jobs.router,
         files.router,
         telemetry.router,
+        idle.router,
         products.router,
         health.router,
     ):

@@ -20,6 +20,7 @@ USAGE = """usage: kezek-server COMMAND [options]
   agent       run one node agent without Ray
   migrate     bring the database to this release
   policy      check or enact a quota policy
+  idle-policy check, set or show the policy for idle jobs
   token       issue an operator's token
   audit       verify the journal's chain
   ledger      verify the ledger's balances

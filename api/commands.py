@@ -105,6 +105,34 @@ def _policy(options: argparse.Namespace, settings: Settings) -> int:
     return 0
 
 
+def _idle_policy(options: argparse.Namespace, settings: Settings) -> int:
+    from metrics import idle_policy
+    from quota.policy import PolicyError
+
+    if (options.action == "show") is (options.file is not None):
+        wants = "takes no file" if options.action == "show" else "needs a file"
+        sys.stderr.write(f"kezek-server idle-policy {options.action}: {wants}\n")
+        return EXIT_USAGE
+    if options.action == "show":
+        with engine.snapshot(_open(settings)) as session:
+            found = idle_policy.in_force(session)
+        known = {"id": found.id, "digest": found.digest, "set_at": found.set_at, "set_by": found.set_by}
+        _print(known | idle_policy.to_document(found.policy))
+        return 0
+    try:
+        policy = idle_policy.load_text(options.file.read_text(encoding="utf-8"))
+    except PolicyError as error:
+        sys.stderr.write(f"{options.file}: {error}\n")
+        return EXIT_FAILED
+    if options.action == "set":
+        with engine.transaction(_open(settings)) as session:
+            made = idle_policy.put(session, policy, at=clock.now(), actor="system")
+        sys.stdout.write(f"idle policy {made.id}: in force{' (dry run)' if policy.is_dry_run else ''}\n")
+    else:
+        sys.stdout.write("idle policy: valid\n")
+    return 0
+
+
 def _token(_options: argparse.Namespace, settings: Settings) -> int:
     from api.operator import NoOperatorError, operator_token
 
@@ -194,6 +222,9 @@ def _parser() -> argparse.ArgumentParser:
     policy = add("policy", _policy, "Check a quota policy, or enact it.")
     policy.add_argument("action", choices=["check", "enact"])
     policy.add_argument("file", type=Path)
+    idle = add("idle-policy", _idle_policy, "Check, set or show the policy for idle jobs.")
+    idle.add_argument("action", choices=["check", "set", "show"])
+    idle.add_argument("file", type=Path, nargs="?", help="the policy in YAML, for check and set")
     add("token", _token, "Print this machine's operator token, issuing one if need be.")
     audit = add("audit", _audit, "Verify the journal's chain.")
     audit.add_argument("action", choices=["verify"])

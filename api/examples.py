@@ -9,6 +9,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Final
 
+from api.use_examples import USE_EXAMPLES
+
 _ORGANISATION_ID: Final = "0f0a4f1e-6a0e-4c6e-9d4c-3a1c5e1b7a01"
 _PROJECT_ID: Final = "0f0a4f1e-6a0e-4c6e-9d4c-3a1c5e1b7a02"
 _USER_ID: Final = "0f0a4f1e-6a0e-4c6e-9d4c-3a1c5e1b7a03"
@@ -176,6 +178,7 @@ _JOB: Final = {
     "memory_bytes_per_rank": None,
     "bundle": _BUNDLE,
     "is_held": False,
+    "is_interactive": False,
     "is_cancel_requested": False,
     "is_simulated": True,
     "attempts": 1,
@@ -388,6 +391,7 @@ EXAMPLES: Final[Mapping[str, object]] = {
     "TokenOut": _TOKEN,
     "UserIn": {"name": "a.example", "organisation": "zhetigen-university"},
     "UserOut": _USER,
+    **USE_EXAMPLES,
 }
 """An example of each object schema."""
 

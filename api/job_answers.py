@@ -121,6 +121,7 @@ class JobOut(BaseModel):
     memory_bytes_per_rank: int | None
     bundle: str | None
     is_held: bool
+    is_interactive: bool
     is_cancel_requested: bool
     is_simulated: bool | None
     attempts: int
@@ -140,7 +141,15 @@ class JobOut(BaseModel):
     def of(cls, job: JobView, reason: ReasonOut | None, exit_error_text: str | None) -> JobOut:
         """The wire form."""
         same = ("id", "project", "organisation", "user", "queue", "state", "place", "priority", "is_held")
-        marks = ("is_cancel_requested", "is_simulated", "attempts", "exit_code", "exit_signal", "exit_error")
+        marks = (
+            "is_interactive",
+            "is_cancel_requested",
+            "is_simulated",
+            "attempts",
+            "exit_code",
+            "exit_signal",
+            "exit_error",
+        )
         times = ("gpu_seconds", "submitted_at", "back_off_until", "first_started_at", "finished_at")
         text, request = job.text, job.request
         return cls(

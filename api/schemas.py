@@ -237,6 +237,10 @@ class JobIn(Body):
         description="Order among your queue's jobs; above 0 needs an operator.",
     )
     is_held: bool = Field(default=False, description="Wait until released.")
+    is_interactive: bool = Field(
+        default=False,
+        description="It waits for a person by nature: the idle policy leaves it alone.",
+    )
 
 
 class ProductIn(Body):

@@ -21,6 +21,7 @@ from sqlalchemy.exc import DBAPIError
 from api.app import create_app
 from metrics.allocated import Allocated
 from metrics.controlplane import ControlPlane
+from metrics.idle_watch import IdleWatch
 from metrics.sampler import Sampler
 from scheduler.dispatch.executor import AgentExecutor, Executor, UnreachableError
 from scheduler.nodes import AgentsFile
@@ -108,7 +109,7 @@ def serve(engine: Engine, settings: Settings) -> int:
 
 
 def schedule(engine: Engine, settings: Settings, database_url: str, head_file: Path) -> int:
-    """Run the scheduler, the sealer and the telemetry's sampler until SIGTERM; return the exit code."""
+    """Run the scheduler, the sealer, the telemetry's sampler and the watch over idle jobs until SIGTERM."""
     agents = _Agents(settings)
     service = SchedulerService(
         engine,
@@ -135,8 +136,12 @@ def schedule(engine: Engine, settings: Settings, database_url: str, head_file: P
     sealer = threading.Thread(target=_seal, args=(engine, head_file, ending.wait), name="sealer")
     sealer.start()
     sampler = Sampler(engine, lambda: _addresses(settings.exporters), clock.now)
-    sampling = threading.Thread(target=sampler.run, args=(ending,), name="sampler")
+    every_s = settings.sample_every_s
+    sampling = threading.Thread(target=sampler.run, args=(ending, every_s), name="sampler")
     sampling.start()
+    idle = IdleWatch(engine, clock.now, uuid.uuid4().hex)
+    watching = threading.Thread(target=idle.run, args=(ending, every_s), name="idle")
+    watching.start()
     try:
         service.run()
     except LeaseLostError as error:
@@ -146,6 +151,7 @@ def schedule(engine: Engine, settings: Settings, database_url: str, head_file: P
         ending.set()
         sealer.join()
         sampling.join()
+        watching.join()
         sampler.close()
     return 0
 

@@ -96,6 +96,7 @@ class Summary:
         mean_utilisation_ratio: Over the time at which utilisation was known.
         p95_utilisation_ratio: 95 % of that time was at this utilisation or below.
         idle_s: GPU-seconds below ``IDLE_BELOW_RATIO``.
+        busy_s: GPU-seconds at or above it.
         useful_s: GPU-seconds times utilisation.
         memory_peak_bytes: Most memory in use on one GPU.
         energy_j: Over the time for which it was known.
@@ -110,6 +111,7 @@ class Summary:
     mean_utilisation_ratio: float | None
     p95_utilisation_ratio: float | None
     idle_s: float | None
+    busy_s: float | None
     useful_s: float | None
     memory_peak_bytes: int | None
     energy_j: float | None
@@ -195,6 +197,7 @@ def summarise(fold: Fold, held_s: float) -> Summary:
         mean_utilisation_ratio=useful_s / known_s if has_utilisation else None,
         p95_utilisation_ratio=quantile(fold.utilisation_s, 0.95),
         idle_s=math.fsum(fold.utilisation_s[:idle_bins]) if has_utilisation else None,
+        busy_s=math.fsum(fold.utilisation_s[idle_bins:]) if has_utilisation else None,
         useful_s=useful_s if has_utilisation else None,
         memory_peak_bytes=fold.memory_peak_bytes,
         energy_j=fold.energy_j if fold.energy_observed_s > 0 else None,

@@ -60,6 +60,7 @@ class IdlePolicy:
         min_busy_share: A job with at least this share of its GPUs busy is not idle; 0 < share <= 1. With 1 one
             idle GPU makes the job idle.
         min_coverage: Share of a GPU's idle stretch that must be observed; below it nothing is done.
+        is_interactive_exempt: Interactive jobs are left alone.
 
     Raises:
         IdlePolicyError: The times are not positive and growing, or a share is out of range.
@@ -72,6 +73,7 @@ class IdlePolicy:
     cancel_after: timedelta = timedelta(minutes=120)
     min_busy_share: float = 0.5
     min_coverage: float = 0.9
+    is_interactive_exempt: bool = True
 
     def __post_init__(self) -> None:
         if self.notice_after <= ZERO:
@@ -183,15 +185,26 @@ def decide(job: JobUse, policy: IdlePolicy, at: datetime) -> Decision:
     """
     if not policy.is_enabled:
         return Leave(Exemption.DISABLED, resets=False)
-    if job.is_interactive:
+    if job.is_interactive and policy.is_interactive_exempt:
         return Leave(Exemption.INTERACTIVE, resets=False)
-    idle = [gpu.idle_since for gpu in job.gpus if gpu.idle_since is not None]
-    if not idle or not _is_idle(len(idle), len(job.gpus), policy):
+    idle = sum(gpu.idle_since is not None for gpu in job.gpus)
+    since = idle_since(job, policy)
+    if since is None:
         return Leave(Exemption.ENOUGH_BUSY if idle else None, resets=bool(job.taken))
-    since = max(job.started_at, _needed(sorted(idle), len(job.gpus), policy))
     if not _is_observed(job.gpus, since, policy, at):
         return Leave(Exemption.UNKNOWN, resets=False)
-    return _due(job.taken, policy, since, len(idle), at)
+    return _due(job.taken, policy, since, idle, at)
+
+
+def idle_since(job: JobUse, policy: IdlePolicy) -> datetime | None:
+    """Since when so few of a job's GPUs are busy that it counts as idle; None if it does not.
+
+    A step that was taken earlier belongs to a stretch that has ended.
+    """
+    idle = sorted(gpu.idle_since for gpu in job.gpus if gpu.idle_since is not None)
+    if not idle or not _is_idle(len(idle), len(job.gpus), policy):
+        return None
+    return max(job.started_at, _needed(idle, len(job.gpus), policy))
 
 
 def _is_idle(idle: int, gpus: int, policy: IdlePolicy) -> bool:

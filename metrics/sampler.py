@@ -21,6 +21,7 @@ from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.exc import OperationalError
 from sqlalchemy.orm import Session
 
+from metrics import stretches
 from metrics.efficiency import EMPTY, Reading, merge, observe
 from metrics.folds import from_json, to_json
 from metrics.readings import PageError, parse_page
@@ -133,14 +134,22 @@ class Sampler:
         added = 0
         for row in _locked(session, held):
             until_s = row.observed_until.timestamp()
-            parts = [
-                observe(self._last.get(uuid), readings[uuid], max(allocated_at.timestamp(), until_s))
+            parts = {
+                uuid: observe(self._last.get(uuid), readings[uuid], max(allocated_at.timestamp(), until_s))
                 for uuid, allocated_at in held[row.attempt_id]
                 if uuid in readings and readings[uuid].is_known
-            ]
+            }
             # Without a reading the row stays, so that counters can tell of the gap when it ends.
             if parts and at > row.observed_until:
-                row.fold = to_json(merge([from_json(row.fold), *parts]))
+                row.fold = to_json(merge([from_json(row.fold), *parts.values()]))
+                row.idle = stretches.tracked(
+                    row.idle,
+                    {
+                        uuid: (readings[uuid].utilisation_ratio, part.observed_s)
+                        for uuid, part in parts.items()
+                    },
+                    at,
+                )
                 row.observed_until = at
                 added += 1
         return added

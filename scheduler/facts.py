@@ -21,6 +21,7 @@ class StopWhy(StrEnum):
     NODE_LOST = "node_lost"
     LAUNCH_REFUSED = "launch_refused"
     PLATFORM_STOPPED = "platform_stopped"
+    IDLE = "idle"
 
 
 class StopSignal(StrEnum):
@@ -199,6 +200,14 @@ class PlatformStopping:
     at_ms: int
 
 
+@dataclass(frozen=True, slots=True)
+class IdleFound:
+    """The attempt's GPUs stood idle for as long as the idle policy allows, and its user was told twice."""
+
+    attempt_id: AttemptId
+    at_ms: int
+
+
 AttemptFact = (
     Admitted
     | LaunchCommitted
@@ -208,6 +217,7 @@ AttemptFact = (
     | ExpireRequested
     | AbsenceProven
     | PlatformStopping
+    | IdleFound
 )
 Fact = AttemptFact | CancelRequested | NodeLost
 

@@ -57,7 +57,9 @@ class FoldedState:
             self.books.take(record.kind, record.subject, record.data)
 
     def _take_job(self, job_id: int, data: Mapping[str, object]) -> None:
-        self.jobs.setdefault(job_id, {}).update(_mapping(data.get("job")))
+        # A job submitted before the journal told of it was not interactive.
+        job = self.jobs.setdefault(job_id, {"is_interactive": False})
+        job.update(_mapping(data.get("job")))
         if "attempt_id" not in data:
             return
         attempt = self.attempts.setdefault(str(data["attempt_id"]), {"ranks": []})

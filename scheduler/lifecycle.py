@@ -21,6 +21,7 @@ from scheduler.facts import (
     ExpireRequested,
     Fact,
     Finish,
+    IdleFound,
     JobView,
     LaunchCommitted,
     LaunchRefused,
@@ -62,6 +63,8 @@ FINAL_CODES: Final = frozenset(
     }
 )
 """Launch refusals that the next try would meet again: the job fails at once."""
+IDLE_ERROR: Final = "IDLE"
+"""Code of a job that the idle policy ended: its end is a cancellation, this says whose and why."""
 NODE_FAULTS: Final = frozenset({"SHEPHERD_LOST", "SHEPHERD_FAILED"})
 """Errors of a rank that are its node's, not its program's: the job is tried elsewhere."""
 OUTPUT_FAULTS: Final = frozenset({"OUTPUTS_TRUNCATED", "OUTPUTS_FAILED"})
@@ -262,6 +265,11 @@ def _platform_stopping(job: JobView, fact: PlatformStopping) -> Outcome:
     return _stopping(job, StopWhy.PLATFORM_STOPPED, Verdict(JobState.NODE_FAIL), fact.at_ms)
 
 
+def _idle(job: JobView, fact: IdleFound) -> Outcome:
+    verdict = Verdict(JobState.CANCELLED, error=IDLE_ERROR)
+    return _stopping(replace(job, is_cancel_requested=True), StopWhy.IDLE, verdict, fact.at_ms)
+
+
 def _absent(job: JobView, fact: AbsenceProven) -> Outcome:
     if _attempt(job).stop_why is None:
         # Ranks vanished without a word: that is their nodes' doing.
@@ -367,6 +375,7 @@ _TABLE: Final[Mapping[JobState, Mapping[type, Handler | str]]] = {
         NodeLost: _on(_node_lost),
         AbsenceProven: _on(_absent),
         PlatformStopping: _on(_platform_stopping),
+        IdleFound: _on(_idle),
     },
     JobState.RUNNING: {
         LaunchCommitted: _on(_committed),
@@ -378,6 +387,7 @@ _TABLE: Final[Mapping[JobState, Mapping[type, Handler | str]]] = {
         NodeLost: _on(_node_lost),
         AbsenceProven: _on(_absent),
         PlatformStopping: _on(_platform_stopping),
+        IdleFound: _on(_idle),
     },
     JobState.COMPLETING: {
         LaunchCommitted: _on(_committed),
@@ -389,6 +399,7 @@ _TABLE: Final[Mapping[JobState, Mapping[type, Handler | str]]] = {
         NodeLost: "already_stopping",
         AbsenceProven: _on(_absent),
         PlatformStopping: "already_stopping",
+        IdleFound: "already_stopping",
     },
 }
 """What each fact does in each state; a word says why it changes nothing; what is missing cannot happen."""
@@ -403,5 +414,6 @@ _FINAL: Final[Mapping[type, str]] = {
     NodeLost: "already_ended",
     AbsenceProven: "already_ended",
     PlatformStopping: "already_ended",
+    IdleFound: "already_ended",
 }
 """A job that ended takes no fact any more; only another admission would be a broken rule."""

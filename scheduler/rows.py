@@ -26,6 +26,7 @@ _JOB_PLAIN: Final = (
     "memory_bytes_per_rank",
     "bundle_digest",
     "is_held",
+    "is_interactive",
     "is_cancel_requested",
     "attempts",
     "launch_refusals",

@@ -87,6 +87,7 @@ class JobView:
     request: Request
     bundle_digest: str | None
     is_held: bool
+    is_interactive: bool
     is_cancel_requested: bool
     attempts: int
     attempt: AttemptRecord | None

@@ -92,6 +92,7 @@ class JobRefusedError(ValueError):
 class Submission:
     """A job to be submitted. `request.walltime_s` 0 takes the queue's default walltime.
 
+    `is_interactive` says that the job waits for a person by nature: the idle policy leaves it alone.
     Empty `request.flavors` take every flavor the project has a grant of, in the order in which the grants end.
     """
 
@@ -105,6 +106,7 @@ class Submission:
     bundle_digest: str | None = None
     priority: int = 0
     is_held: bool = False
+    is_interactive: bool = False
 
 
 def accept(session: Session, submission: Submission, *, policy: Policy, at: datetime) -> JobRow:
@@ -276,6 +278,7 @@ def _insert(session: Session, submission: Submission, at: datetime) -> JobRow:
         bundle_digest=submission.bundle_digest,
         submitted_at=at,
         is_held=submission.is_held,
+        is_interactive=submission.is_interactive,
         is_cancel_requested=False,
         attempts=0,
         launch_refusals=0,

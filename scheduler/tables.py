@@ -5,7 +5,17 @@ from __future__ import annotations
 from datetime import datetime
 from uuid import UUID
 
-from sqlalchemy import BigInteger, CheckConstraint, ForeignKey, Identity, Index, LargeBinary, Text, text
+from sqlalchemy import (
+    BigInteger,
+    CheckConstraint,
+    ForeignKey,
+    Identity,
+    Index,
+    LargeBinary,
+    Text,
+    false,
+    text,
+)
 from sqlalchemy.dialects.postgresql import ARRAY, JSONB
 from sqlalchemy.orm import Mapped, mapped_column
 
@@ -84,6 +94,7 @@ class JobRow(Base):
     bundle_digest: Mapped[str | None] = mapped_column(ForeignKey("bundles.digest"))
     submitted_at: Mapped[datetime] = mapped_column(type_instant)
     is_held: Mapped[bool]
+    is_interactive: Mapped[bool] = mapped_column(server_default=false())
     is_cancel_requested: Mapped[bool]
     attempts: Mapped[int]
     launch_refusals: Mapped[int]

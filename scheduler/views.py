@@ -280,6 +280,7 @@ def _view(
         request=request_of(job_fields(row)),
         bundle_digest=row.bundle_digest,
         is_held=row.is_held,
+        is_interactive=row.is_interactive,
         is_cancel_requested=row.is_cancel_requested,
         attempts=row.attempts,
         attempt=record,

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 
 from sqlalchemy import select
+from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.orm import Session
 
 from store import journal
@@ -41,19 +42,20 @@ def acquire(session: Session, name: str, holder: str, *, at: datetime, ttl_s: in
 
     Taking it from nobody or from an expired holder raises the epoch and journals it; renewing does not.
     """
-    row = session.scalar(select(LeaseRow).where(LeaseRow.name == name).with_for_update())
+    locked = select(LeaseRow).where(LeaseRow.name == name).with_for_update()
+    row = session.scalar(locked)
     expires_at = at + timedelta(seconds=ttl_s)
     if row is None:
-        row = LeaseRow(name=name, holder=holder, epoch=1, expires_at=expires_at)
-        session.add(row)
-        session.flush()
-    elif row.holder == holder:
+        # Nobody ever held it. Of several that find it so at once, one enters it and the others wait for its lock.
+        free = {"name": name, "holder": "", "epoch": 0, "expires_at": at}
+        session.execute(insert(LeaseRow).values(free).on_conflict_do_nothing())
+        row = session.scalars(locked).one()
+    if row.holder == holder:
         row.expires_at = expires_at
         return Held(name, holder, row.epoch, expires_at)
-    elif row.expires_at > at:
+    if row.expires_at > at:
         return None
-    else:
-        row.holder, row.epoch, row.expires_at = holder, row.epoch + 1, expires_at
+    row.holder, row.epoch, row.expires_at = holder, row.epoch + 1, expires_at
     journal.append(
         session, "lease.taken", f"lease:{name}", actor=journal.SYSTEM, at=at, data={"epoch": row.epoch}
     )

@@ -45,6 +45,12 @@ class Settings(BaseSettings):
         default="",
         description="Base addresses of the node exporters, by commas; empty: no telemetry is kept.",
     )
+    sample_every_s: int = Field(
+        default=30,
+        ge=1,
+        le=30,
+        description="Pause between two readings of the exporters, and between two looks at idle jobs.",
+    )
     log_level: str = Field(default="INFO", description="Level of the processes' own logs.")
 
     @property

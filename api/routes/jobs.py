@@ -189,6 +189,7 @@ def _submit(session: Session, caller: Principal, body: JobIn, at: datetime) -> j
         bundle_digest=body.bundle,
         priority=body.priority,
         is_held=body.is_held,
+        is_interactive=body.is_interactive,
     )
     return jobs.submit(session, submission, policy=policy_in_force(session, at), at=at)
 

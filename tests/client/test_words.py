@@ -28,23 +28,28 @@ from api import i18n
 from api.errors import ErrorCode
 from api.schemas import JobIn
 from kezek import ApiError, ConfigError, NetworkError, UsageFaultError, show
+from metrics.idle import Exemption, Step
 from products.model import ProductStatus, Stage
 from scheduler import model
 from scheduler.fit import Limit
-from scheduler.lifecycle import FINAL_CODES
+from scheduler.lifecycle import FINAL_CODES, IDLE_ERROR
 from scheduler.order import RULES
 from scheduler.plan import AGED
-from tenants.model import Sector
+from tenants.model import Category, Sector
 
 SOURCE = Path(kezek.__file__).parent
 ROOT = Path(__file__).resolve().parents[2]
 DOCS = ROOT / "docs" / "cli.md"
 RANK_ERROR = re.compile(r'"((?:EXEC|ISOLATION|OUTPUTS|SHEPHERD)_[A-Z_]+)"')
-EXIT_ERRORS = FINAL_CODES | {
-    code
-    for path in (ROOT / "scheduler").rglob("*.py")
-    for code in RANK_ERROR.findall(path.read_text("utf-8"))
-}
+EXIT_ERRORS = (
+    FINAL_CODES
+    | {IDLE_ERROR}
+    | {
+        code
+        for path in (ROOT / "scheduler").rglob("*.py")
+        for code in RANK_ERROR.findall(path.read_text("utf-8"))
+    }
+)
 FROM_THE_PLATFORM = {
     "state": {state.value for state in model.JobState},
     "reason": {code.value for code in model.ReasonCode} | {"other", "not_yet"},
@@ -54,6 +59,9 @@ FROM_THE_PLATFORM = {
     "never_fits": {Limit.FLAVOR, Limit.QUEUE},
     "never_fits_hint": {Limit.FLAVOR, Limit.QUEUE},
     "sector": {sector.value for sector in Sector},
+    "category": {category.value for category in Category},
+    "idle_step": {step.value for step in Step},
+    "idle_exemption": {exemption.value for exemption in Exemption},
     "stage": {stage.value for stage in Stage},
     "product_status": {status.value for status in ProductStatus},
     "node": {state.value for state in model.NodeState},

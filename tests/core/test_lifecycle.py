@@ -14,6 +14,7 @@ from scheduler.facts import (
     CancelRequested,
     ExpireRequested,
     Finish,
+    IdleFound,
     JobView,
     LaunchCommitted,
     LaunchRefused,
@@ -239,6 +240,19 @@ def test_a_platform_that_stops_sends_its_jobs_back_and_counts_no_failure():
     assert (gone.job.state, gone.job.node_failures) == (S.PENDING, 0)
 
 
+def test_an_idle_job_is_cancelled_with_the_reason_and_not_tried_again():
+    idle = IdleFound("7-1", 16_000)
+    stopping = run(*RUNNING, idle)
+    assert (stopping.job.state, stopping.effects) == (S.COMPLETING, (stop(StopWhy.IDLE),))
+    assert stopping.job.is_cancel_requested
+    assert run(idle, job=stopping.job).ignored == "already_stopping"
+    gone = run(rank_exited(0, signal=15), rank_exited(1, signal=15), job=stopping.job)
+    verdict = Verdict(S.CANCELLED, error="IDLE")
+    assert gone.effects == (Settle("7-1", 24, 16_000), ReleaseSlots("7-1"), Finish(verdict))
+    assert run(idle, job=gone.job).ignored == "already_ended"
+    assert run(IdleFound("7-1", 16_000), job=run(admit(), ABSENT).job).ignored == "stale_attempt"
+
+
 def test_a_refused_launch_backs_off_and_has_a_limit():
     job = JOB
     waited_s = []
@@ -346,7 +360,15 @@ def test_late_and_repeated_facts_change_nothing_and_say_why(why, before, fact):
     assert (outcome.ignored, outcome.effects, outcome.job) == (why, (), job)
 
 
-OF_THE_ATTEMPT = [committed(), refused(), rank_started(0), rank_exited(0), EXPIRE, ABSENT]
+OF_THE_ATTEMPT = [
+    committed(),
+    refused(),
+    rank_started(0),
+    rank_exited(0),
+    EXPIRE,
+    ABSENT,
+    IdleFound("7-1", 21_000),
+]
 
 
 @pytest.mark.parametrize("state", sorted(FINAL_STATES))

@@ -11,8 +11,9 @@ from babel.messages.pofile import read_po
 
 from api.errors import ErrorCode
 from api.findings import KINDS
+from metrics.idle import Step
 from scheduler.fit import Limit
-from scheduler.lifecycle import FINAL_CODES
+from scheduler.lifecycle import FINAL_CODES, IDLE_ERROR
 from scheduler.model import JobState, ReasonCode
 from scheduler.order import RULES
 from scheduler.plan import AGED
@@ -23,11 +24,15 @@ GLOSSARY = LOCALE.parents[1] / "docs" / "glossary.md"
 LANGUAGES = ("kk", "ru", "en")
 API = LOCALE.parent
 RANK_ERROR = re.compile(r'"((?:EXEC|ISOLATION|OUTPUTS|SHEPHERD)_[A-Z_]+)"')
-EXIT_ERRORS = FINAL_CODES | {
-    code
-    for path in (API.parent / "scheduler").rglob("*.py")
-    for code in RANK_ERROR.findall(path.read_text("utf-8"))
-}
+EXIT_ERRORS = (
+    FINAL_CODES
+    | {IDLE_ERROR}
+    | {
+        code
+        for path in (API.parent / "scheduler").rglob("*.py")
+        for code in RANK_ERROR.findall(path.read_text("utf-8"))
+    }
+)
 SAME_ON_PURPOSE = {"language.kk", "language.ru", "language.en", "page.overview.gpus"}
 KAZAKH_LETTERS = set("әғқңөұүһіӘҒҚҢӨҰҮҺІ")
 
@@ -111,6 +116,7 @@ def keys_of(prefix: str, suffix: str = "") -> set[str]:
         ("rule.", {AGED, *(rule.name for rule in RULES)}),
         ("exit_error.", EXIT_ERRORS | {"other"}),
         ("finding.", set(KINDS)),
+        ("idle.", set(Step)),
         ("never_fits.", {Limit.FLAVOR, Limit.QUEUE}),
         ("language.", {*LANGUAGES, "choose"}),
         ("category.", set(Category)),
@@ -139,6 +145,7 @@ def test_no_text_is_left_unused() -> None:
         "role.",
         "exit_error.",
         "finding.",
+        "idle.",
     )
     of_enums = (*by_code, "never_fits.", "language.", "error.")
     sources = [*API.rglob("*.py"), *API.rglob("*.html")]

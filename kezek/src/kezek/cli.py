@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from kezek import context, job_commands, platform_commands
+from kezek import context, job_commands, platform_commands, telemetry_commands
 from kezek.client import VERSION, Client
 from kezek.context import Output
 from kezek.errors import ConfigError, KezekError, UsageFaultError
@@ -42,6 +42,10 @@ app.command()(job_commands.cancel)
 app.command()(platform_commands.quota)
 app.command()(platform_commands.cluster)
 app.command()(platform_commands.kpi)
+app.command()(telemetry_commands.efficiency)
+app.command()(telemetry_commands.notices)
+app.command()(telemetry_commands.idle)
+app.command()(telemetry_commands.use)
 app.add_typer(platform_commands.products, name="products")
 app.add_typer(platform_commands.outputs, name="outputs")
 

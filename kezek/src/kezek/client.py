@@ -8,6 +8,7 @@ import secrets
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import replace
+from datetime import datetime
 from importlib import metadata
 from pathlib import Path, PurePosixPath
 from types import TracebackType
@@ -23,6 +24,7 @@ from kezek.messages import FALLBACK
 from kezek.model import Cluster, Job, JobRequest, Me, Output, Quota
 from kezek.register import Indicator, Product, ProductRequest
 from kezek.settings import checked_url
+from kezek.telemetry import Efficiency, IdleJobs, Notice, Use
 from kezek.transport import DOWNLOAD_CHUNK_BYTES, Call, Query, Transport
 
 VERSION: Final = metadata.version("kezek")
@@ -214,6 +216,35 @@ class Client:
         """Target indicator 2, every year or one."""
         query: Query = {} if year is None else {"year": year}
         return Indicator.of(self._transport.json(Call.get("/v1/kpi/indicators/2", query)))
+
+    def efficiency(self, job_id: int) -> Efficiency:
+        """How a job used its GPUs, with the share of the time that was observed."""
+        return Efficiency.of(self._transport.json(Call.get(f"/v1/jobs/{job_id}/efficiency")))
+
+    def notices(self, job_id: int | None = None, *, project: str | None = None) -> Iterator[Notice]:
+        """What you were told because GPUs stood idle, the latest first: of one job (the latest 200), or of all."""
+        if job_id is not None:
+            found = self._transport.json(Call.get(f"/v1/jobs/{job_id}/notices"))
+            return map(Notice.of, found.objects("items"))
+        return map(Notice.of, self._pages("/v1/notices", {} if project is None else {"project": project}))
+
+    def idle_jobs(self) -> IdleJobs:
+        """The running jobs that stand idle now, of the projects you see."""
+        return IdleJobs.of(self._transport.json(Call.get("/v1/idle-jobs")))
+
+    def use(
+        self, by: str = "project", *, since: datetime | None = None, until: datetime | None = None
+    ) -> Use:
+        """GPU time allocated, used and useful, and energy, of attempts that ended in a period.
+
+        Args:
+            by: project, sector, category or product.
+            since: first moment, aware; None = 30 days before the end.
+            until: first moment after the period, aware; None = now.
+        """
+        query: dict[str, str | int] = {"by": by}
+        query |= {name: at.isoformat() for name, at in (("from", since), ("to", until)) if at is not None}
+        return Use.of(self._transport.json(Call.get("/v1/telemetry/use", query)))
 
     def _pages(self, path: str, query: Query) -> Iterator[Fields]:
         """The objects of a list, asked for as they are taken."""

@@ -51,6 +51,17 @@ class Fields:
         """An integer, or None where it is absent or null."""
         return None if self.raw.get(key) is None else self.integer(key)
 
+    def number(self, key: str) -> float:
+        """A number."""
+        value = self.raw.get(key)
+        if not isinstance(value, int | float) or isinstance(value, bool):
+            raise self._wrong(key, "a number")
+        return float(value)
+
+    def optional_number(self, key: str) -> float | None:
+        """A number, or None where it is absent or null."""
+        return None if self.raw.get(key) is None else self.number(key)
+
     def flag(self, key: str) -> bool:
         """True or false."""
         value = self.raw.get(key)

@@ -72,6 +72,9 @@ def submit(  # noqa: PLR0913 - every argument is an option of the command line
     command: Annotated[
         str | None, typer.Option(help="Program and arguments instead of a .py script.")
     ] = None,
+    interactive: Annotated[
+        bool, typer.Option("--interactive", help="It waits for a person: idle GPUs are no fault.")
+    ] = False,
     wait: Annotated[
         bool, typer.Option("--wait", "-w", help="Wait for the end; exit 1 if it did not complete.")
     ] = False,
@@ -94,6 +97,7 @@ def submit(  # noqa: PLR0913 - every argument is an option of the command line
         memory=memory,
         env=env or (),
         outputs=output_file or (),
+        is_interactive=interactive,
     )
     screen = terminal(output)
     request, bundle = prepare(typed, Path.cwd())
@@ -154,6 +158,10 @@ def job(
             screen.json(found.raw)
         else:
             screen.record(show.job_pairs(found, screen.messages))
+            if found.is_placed:
+                standing = [one for one in client.notices(job_id) if one.cleared_at is None]
+                for notice in standing[:1]:
+                    screen.note(notice.text)
 
 
 def logs(

@@ -34,6 +34,7 @@ class JobRequest:
         memory_bytes_per_rank: a rank above it is stopped; None = the node's own limit.
         env: environment variables.
         outputs: patterns of files to keep, relative to the working folder.
+        is_interactive: it waits for a person by nature: the idle policy leaves it alone.
     """
 
     project: str
@@ -46,6 +47,7 @@ class JobRequest:
     memory_bytes_per_rank: int | None = None
     env: Mapping[str, str] = field(default_factory=dict)
     outputs: tuple[str, ...] = ()
+    is_interactive: bool = False
 
     def document(self, bundle: str | None) -> dict[str, object]:
         """The body of the request; `bundle` is the digest of the uploaded code."""
@@ -60,6 +62,7 @@ class JobRequest:
             "memory_bytes_per_rank": self.memory_bytes_per_rank,
             "env": dict(self.env),
             "outputs": list(self.outputs),
+            "is_interactive": self.is_interactive,
             "bundle": bundle,
         }
 
@@ -127,6 +130,7 @@ class Job:
     walltime_s: int
     flavors: tuple[str, ...]
     is_held: bool
+    is_interactive: bool
     is_cancel_requested: bool
     is_simulated: bool | None
     attempts: int
@@ -182,6 +186,7 @@ class Job:
             walltime_s=fields.integer("walltime_s"),
             flavors=fields.texts("flavors"),
             is_held=fields.flag("is_held"),
+            is_interactive="is_interactive" in fields.raw and fields.flag("is_interactive"),
             is_cancel_requested=fields.flag("is_cancel_requested"),
             is_simulated=None if fields.raw.get("is_simulated") is None else fields.flag("is_simulated"),
             attempts=fields.integer("attempts"),

@@ -19,6 +19,7 @@ OPTIONS: Final[Mapping[str, str]] = {
     "body.memory_bytes_per_rank": "--memory",
     "body.env": "--env",
     "body.outputs": "--output-file",
+    "body.is_interactive": "--interactive",
     "body.sector": "--sector",
     "body.stage": "--stage",
     "body.started_on": "--started-on",
@@ -30,6 +31,9 @@ OPTIONS: Final[Mapping[str, str]] = {
     "query.rank": "--rank",
     "query.attempt": "--attempt",
     "query.year": "--year",
+    "query.by": "--by",
+    "query.from": "--from",
+    "query.to": "--to",
 }
 """Option by the place its value has in a request."""
 

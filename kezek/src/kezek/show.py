@@ -78,6 +78,7 @@ def job_pairs(job: Job, messages: Messages) -> Pairs:
         ("flavor", ", ".join(job.flavors)),
         ("walltime", messages.duration(job.walltime_s)),
         ("command", "" if job.command is None else shlex.join(job.command)),
+        ("interactive", messages.say("yesno.yes") if job.is_interactive else ""),
         ("attempt", str(job.attempts) if job.attempts else ""),
         ("placement", _placement(job, messages)),
         ("submitted", messages.instant(job.submitted_at)),

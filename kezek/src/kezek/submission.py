@@ -34,6 +34,7 @@ class Typed:
         memory: size, such as "4GiB".
         env: variables as "NAME=value".
         outputs: patterns of files to keep.
+        is_interactive: it waits for a person by nature.
     """
 
     project: str
@@ -48,6 +49,7 @@ class Typed:
     memory: str | None
     env: Sequence[str]
     outputs: Sequence[str]
+    is_interactive: bool = False
 
 
 def prepare(typed: Typed, base: Path) -> tuple[JobRequest, Bundle | None]:
@@ -68,6 +70,7 @@ def prepare(typed: Typed, base: Path) -> tuple[JobRequest, Bundle | None]:
         memory_bytes_per_rank=None if typed.memory is None else parse_size_bytes(typed.memory),
         env=_env(typed.env),
         outputs=tuple(typed.outputs),
+        is_interactive=typed.is_interactive,
     )
     return request, pack(typed.files, base) if typed.files else None
 
