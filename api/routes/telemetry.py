@@ -12,10 +12,9 @@ from api.context import Ctx
 from api.errors import ErrorCode, documented
 from api.routes.jobs import JobPath
 from metrics.efficiency import Summary
-from metrics.service import job_summary
+from metrics.service import is_simulated, job_summary
 from scheduler import jobs
 from scheduler.jobs import JobView
-from scheduler.snapshot import load_nodes
 from store.engine import snapshot
 
 router = APIRouter(prefix="/v1", tags=["jobs"])
@@ -91,5 +90,6 @@ def get_job_efficiency(ctx: Ctx, caller: Caller, job_id: JobPath) -> EfficiencyO
     """Mean and 95th percentile of utilisation, memory peak, energy, idle and throttled time, with coverage."""
     with snapshot(ctx.engine) as session:
         job = jobs.get(session, caller, job_id)
-        is_simulated = any(node.is_simulated for node in load_nodes(session))
-        return EfficiencyOut.of(job, job_summary(session, job.id, ctx.now()), is_simulated=is_simulated)
+        return EfficiencyOut.of(
+            job, job_summary(session, job.id, ctx.now()), is_simulated=is_simulated(session, job.id)
+        )
