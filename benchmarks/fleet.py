@@ -50,9 +50,8 @@ class Fleet:
     def _line(line: str) -> tuple[str, str | None, int]:
         """The line up to its value, the changing family it belongs to if any, and its GPU's index."""
         gpu = PATTERN_UUID.search(line)
-        text = PATTERN_UUID.sub(r"GPU-\0-0000-0000-0000-00000000000\1", line).replace(
-            'node="n1"', 'node="\0n"'
-        )
+        text = PATTERN_UUID.sub(r"GPU-\0-0000-0000-0000-00000000000\1", line)
+        text = text.replace('node="n1"', 'node="\0n"').replace('attempt="1-1"', 'attempt="\0a-1"')
         name = re.split(r"[{ ]", line, maxsplit=1)[0]
         if line.startswith("#") or name not in CHANGING:
             return text, None, 0
@@ -65,15 +64,16 @@ class Fleet:
             for text, name, index in self._lines
         ]
         page = "\n".join([*lines, ""])
-        return page.replace("\0n", f"n{node:04d}").replace("\0", f"{node:08x}").encode()
+        page = page.replace("\0n", f"n{node:04d}").replace("\0a", str(node))
+        return page.replace("\0", f"{node:08x}").encode()
 
 
 def control_plane(nodes: int) -> bytes:
-    """Allocations of half of the machine, and a queue with its quota: what the rules join with telemetry."""
+    """Allocations of the whole machine, and a queue with its quota: what the rules join with telemetry."""
     lines = [
         f'kezek_gpu_allocation_info{{uuid="{uuid_of(node, index)}",node="n{node:04d}",attempt="{node}-1",'
         f'job_id="{node}",project="p{node % 100}",queue="q{node % 20}",sector="s{node % 12}",category="university"}} 1'
-        for node in range(0, nodes, 2)
+        for node in range(nodes)
         for index in range(GPUS)
     ]
     lines += [f'kezek_queue_nominal_gpus{{queue="q{queue}"}} 400' for queue in range(20)]
