@@ -16,6 +16,7 @@ from api import errors
 from api.answers import Problem
 from api.context import Context
 from api.examples import EXAMPLES, POLICY_EXAMPLE
+from api.latency import Latency
 from api.limits import BodyLimit
 from api.routes import files, health, idle, jobs, products, public, quota, telemetry, tenants
 from scheduler.dispatch.executor import Executor
@@ -111,4 +112,5 @@ def create_app(
     app.mount("/static", StaticFiles(directory=public.PAGES_DIR / "static"), name="static")
     errors.install(app)
     app.add_middleware(BodyLimit)
+    app.add_middleware(Latency, registry=registry)
     return app

@@ -40,6 +40,12 @@ READY_TIMEOUT_S = 120
 POLL_S = 0.05
 """Pause between two looks at something that is starting."""
 
+SAMPLE_EVERY_S = 1
+"""Pause between two readings of telemetry [s]: the example's jobs last seconds."""
+
+LOOPBACK = "127.0.0.1"
+"""Where pages of metrics are served: they have no authentication, so on no other address."""
+
 
 class AlreadyRunningError(RuntimeError):
     """A platform already runs in this state folder."""
@@ -65,18 +71,18 @@ def _secret(path: Path) -> Path:
     return path
 
 
-def _port(settings: Settings, remembered: Path) -> int:
-    """Return the port of the API: the one asked for, else last time's if it is free, else any free one."""
-    wanted = [settings.listen_port] if settings.listen_port else []
+def _port(host: str, asked: int, remembered: Path) -> int:
+    """Return a port: the one asked for, else last time's if it is free, else any free one."""
+    wanted = [asked] if asked else []
     if not wanted and remembered.exists():
         wanted = [int(remembered.read_text())]
     for port in [*wanted, 0]:
         with socket.socket() as probe:
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             try:
-                probe.bind((settings.listen_host, port))
+                probe.bind((host, port))
             except OSError:
-                if settings.listen_port:
+                if asked:
                     raise
                 continue
             taken: int = probe.getsockname()[1]
@@ -96,6 +102,7 @@ class Platform:
     engine: Engine | None = None
     is_stopping: bool = False
     holders: str = ""
+    addresses: dict[str, str] = field(default_factory=dict)
 
     def _command(self, *arguments: str) -> tuple[str, ...]:
         return (sys.executable, "-I", "-m", "api.cli", *arguments)
@@ -161,9 +168,10 @@ class Platform:
 
     def start_api(self) -> str:
         """Start the API and return its URL once it answers."""
-        port = _port(self.settings, self.state_dir / "api.port")
+        host = self.settings.listen_host
+        port = _port(host, self.settings.listen_port, self.state_dir / "api.port")
         self._child("api", "api", env={"KEZEK_LISTEN_PORT": str(port)})
-        url = f"http://{self.settings.listen_host}:{port}"
+        url = f"http://{host}:{port}"
         self.wait_for("api", lambda: _answers(f"{url}/healthz"))
         return url
 
@@ -245,8 +253,18 @@ class Platform:
         return path, 1, len(found)
 
     def start_scheduler(self) -> None:
-        """Start the scheduler, and wait until it leads and every node is up."""
-        self._child("scheduler", "scheduler")
+        """Start the scheduler, and wait until it leads and every node is up.
+
+        It is told where the exporter will answer, which starts once the nodes are known; its own figures are served
+        beside. A job of the example ends in seconds, hence the short pause between two readings.
+        """
+        exporter = self._loopback("exporter")
+        env = {
+            "KEZEK_EXPORTERS": ",".join(filter(None, (self.settings.exporters, f"http://{exporter}"))),
+            "KEZEK_TELEMETRY_INTERVAL_S": str(SAMPLE_EVERY_S),
+            "KEZEK_SCHEDULER_METRICS": self._loopback("scheduler-metrics"),
+        }
+        self._child("scheduler", "scheduler", env=env)
         self.wait_for("scheduler", self._has_nodes)
 
     def _has_nodes(self) -> bool:
@@ -264,14 +282,28 @@ class Platform:
             raise embedded.EmbeddedPostgresError("the database is not started yet")
         return self.engine
 
-    def start_exporter(self) -> None:
-        """Start the node exporter: of this machine's GPUs, or of the simulated ones."""
+    def start_exporter(self) -> tuple[str, ...]:
+        """Start the node exporter, of this machine's GPUs or of the simulated ones; wait until it answers.
+
+        Returns:
+            Addresses that Prometheus can scrape beside the API: the exporter's, the scheduler's.
+        """
+        address = self._loopback("exporter")
         if (self.state_dir / "gpus.json").exists() and open_source() is not None:
-            self._child("exporter", "exporter", "--listen", f"{self.settings.listen_host}:0")
-            return
-        self.refresh_holders()
-        arguments = ("--simulated", "--nodes-file", str(self.state_dir / "holders.json"))
-        self._child("exporter", "exporter", *arguments, "--listen", f"{self.settings.listen_host}:0")
+            nodes = json.loads((self.state_dir / "agents.json").read_text(encoding="utf-8"))
+            arguments: tuple[str, ...] = ("--node", next(iter(nodes)))
+        else:
+            self.refresh_holders()
+            arguments = ("--simulated", "--nodes-file", str(self.state_dir / "holders.json"))
+        self._child("exporter", "exporter", *arguments, "--listen", address)
+        self.wait_for("exporter", lambda: _answers(f"http://{address}/-/healthy"))
+        return (f"http://{address}/metrics", f"http://{self._loopback('scheduler-metrics')}/metrics")
+
+    def _loopback(self, name: str) -> str:
+        """Loopback address of a page of metrics: last start's if it is free, and the same for all of this start."""
+        if name not in self.addresses:
+            self.addresses[name] = f"{LOOPBACK}:{_port(LOOPBACK, 0, self.state_dir / f'{name}.port')}"
+        return self.addresses[name]
 
     def refresh_holders(self) -> None:
         """Tell the simulated telemetry which jobs hold which GPUs."""

@@ -12,6 +12,7 @@ import uuid
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from datetime import UTC, date, datetime
+from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
@@ -20,6 +21,7 @@ import yaml
 from kezek.bundle import pack
 from sqlalchemy import Engine
 
+from api.play_telemetry import telemetry
 from quota.service import verify as verify_ledger
 from scheduler.compare import compare
 from scheduler.fold import fold
@@ -189,6 +191,8 @@ def play(path: Path, *, url: str, token: str, say: Say, tick: Callable[[], None]
         _follow(stage, jobs, say, tick)
         problems = [problem for job in jobs for problem in _check(stage, job)]
         problems += _product(stage, workload["product"], {job.name: job for job in jobs}, say)
+        completed = [job.id for job in jobs if job.id is not None and job.view["state"] == "COMPLETED"]
+        problems += telemetry(partial(stage.must, "GET"), completed, say)
     done = [job for job in jobs if job.id is not None]
     return Outcome(
         jobs=len(jobs),

@@ -12,17 +12,21 @@ from importlib.metadata import version
 from pathlib import Path
 from types import FrameType
 from typing import cast
+from wsgiref.simple_server import WSGIServer
 
 import uvicorn
 from fastapi import FastAPI
+from prometheus_client import CollectorRegistry, disable_created_metrics, start_http_server
 from sqlalchemy import Engine
 from sqlalchemy.exc import DBAPIError
 
 from api.app import create_app
 from metrics.allocated import Allocated
 from metrics.controlplane import ControlPlane
+from metrics.exporter_http import loopback_address
 from metrics.idle_watch import IdleWatch
 from metrics.sampler import Sampler
+from metrics.scheduling import CallFigures, CyclePhases
 from scheduler.dispatch.executor import AgentExecutor, Executor, UnreachableError
 from scheduler.nodes import AgentsFile
 from scheduler.service import LeaseLostError, SchedulerService, SchedulerSettings
@@ -35,23 +39,27 @@ SEAL_EVERY_S = 0.5
 EXIT_LEASE_LOST = 3
 """Exit code of a scheduler that lost its lease; whoever watches it starts it again."""
 
+EXIT_SETTING = 2
+"""Exit code of a scheduler whose settings name an address it cannot take."""
+
 _logger = logging.getLogger(__name__)
 
 
 class _Agents:
     """The executor for the agents of `agents.json`, made anew when their addresses change."""
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: Settings, figures: CallFigures) -> None:
+        self._figures = figures
         self._file = AgentsFile(settings.state_dir / "agents.json")
         self._secret_file = settings.secrets_dir / "agent.secret"
         self._lock = threading.Lock()
         self._urls: Mapping[str, str] = {}
-        self._executor: AgentExecutor | None = None
+        self._executor: Executor | None = None
 
     def connect(self, urls: Mapping[str, str]) -> Executor:
         """An executor of the caller's own."""
         secret = self._secret_file.read_text("utf-8").strip() if self._secret_file.exists() else ""
-        return AgentExecutor(urls, secret)
+        return self._figures.wrap(AgentExecutor(urls, secret))
 
     def urls(self) -> Mapping[str, str]:
         """The agents' addresses, now."""
@@ -71,7 +79,7 @@ class _Agents:
                 )
             if self._executor is None or urls != self._urls:
                 # The one before may still serve a download; its connections close when it is collected.
-                self._executor = AgentExecutor(urls, self._secret_file.read_text("utf-8").strip())
+                self._executor = self.connect(urls)
                 self._urls = urls
             return self._executor
 
@@ -87,11 +95,13 @@ class ApiServer(uvicorn.Server):
 
 def serve(engine: Engine, settings: Settings) -> int:
     """Serve the HTTP API until SIGTERM; return the exit code."""
-    agents = _Agents(settings)
+    disable_created_metrics()  # type: ignore[no-untyped-call] # a series beside each counter and histogram that no query needs
+    registry = CollectorRegistry()
+    agents = _Agents(settings, CallFigures(registry))
     app = create_app(
         engine,
         agents.current,
-        collectors=[ControlPlane(engine)],
+        collectors=[ControlPlane(engine), registry],
         project_collectors=[Allocated(engine, clock.now)],
     )
     ApiServer(
@@ -110,7 +120,9 @@ def serve(engine: Engine, settings: Settings) -> int:
 
 def schedule(engine: Engine, settings: Settings, database_url: str, head_file: Path) -> int:
     """Run the scheduler, the sealer, the telemetry's sampler and the watch over idle jobs until SIGTERM."""
-    agents = _Agents(settings)
+    disable_created_metrics()  # type: ignore[no-untyped-call] # a series beside each counter and histogram that no query needs
+    registry = CollectorRegistry()
+    agents = _Agents(settings, CallFigures(registry))
     service = SchedulerService(
         engine,
         agents.urls,
@@ -124,6 +136,7 @@ def schedule(engine: Engine, settings: Settings, database_url: str, head_file: P
             node_down_after_s=settings.node_down_after_s,
             keep_days=settings.keep_days,
         ),
+        took=CyclePhases(registry),
     )
     ending = threading.Event()
 
@@ -133,10 +146,15 @@ def schedule(engine: Engine, settings: Settings, database_url: str, head_file: P
 
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, end)
+    try:
+        page = _serve_metrics(settings.scheduler_metrics, registry)
+    except (ValueError, OSError) as error:
+        _logger.error("KEZEK_SCHEDULER_METRICS: %s", error)  # noqa: TRY400 - it says everything
+        return EXIT_SETTING
     sealer = threading.Thread(target=_seal, args=(engine, head_file, ending.wait), name="sealer")
     sealer.start()
     sampler = Sampler(engine, lambda: _addresses(settings.exporters), clock.now)
-    every_s = settings.sample_every_s
+    every_s = settings.telemetry_interval_s
     sampling = threading.Thread(target=sampler.run, args=(ending, every_s), name="sampler")
     sampling.start()
     idle = IdleWatch(engine, clock.now, uuid.uuid4().hex)
@@ -153,7 +171,23 @@ def schedule(engine: Engine, settings: Settings, database_url: str, head_file: P
         sampling.join()
         watching.join()
         sampler.close()
+        if page is not None:
+            page.shutdown()
     return 0
+
+
+def _serve_metrics(listen: str, registry: CollectorRegistry) -> WSGIServer | None:
+    """Serve this process's metrics where the setting says; None if nowhere.
+
+    Raises:
+        ValueError: not a loopback HOST:PORT.
+        OSError: the address is taken.
+    """
+    if not listen:
+        return None
+    host, port = loopback_address(listen)
+    server, _ = start_http_server(port, host, registry)
+    return server
 
 
 def _addresses(setting: str) -> list[str]:

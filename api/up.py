@@ -107,9 +107,10 @@ def _run(platform: Platform, *, is_once: bool, workload: Path | None) -> Outcome
     say(f"database and API are up after {time.monotonic() - started:.1f} s; Ray is starting")
     platform.start_agents()
     platform.start_scheduler()
-    platform.start_exporter()
+    pages = platform.start_exporter()
     say(f"ready after {time.monotonic() - started:.1f} s")
     _announce(url, token, platform)
+    say(f"metrics: {url}/metrics {' '.join(pages)}")
 
     def tick() -> None:
         platform.watch()

@@ -20,6 +20,8 @@ from prometheus_client.registry import Collector
 from sqlalchemy import Engine, func, select, text
 from sqlalchemy.orm import Session
 
+from metrics.bounded import bounded
+from metrics.quota_figures import quota_families
 from quota.service import NoPolicyError, policy_in_force
 from scheduler.apply import LEASE
 from scheduler.fields import integer
@@ -35,12 +37,6 @@ from store.tables import JournalRow, LeaseRow
 
 WAIT_BUCKETS_S: Final = (1, 5, 15, 60, 300, 900, 3_600, 4 * 3_600, 12 * 3_600, 86_400, 3 * 86_400, 7 * 86_400)
 """Upper bounds of the wait histogram [s]: from an idle cluster's second to the week after which a job has aged."""
-
-MAX_QUEUES: Final = 1_000
-"""Queues told apart, the policy's own limit; jobs of further ones are counted under OTHER_QUEUE."""
-
-OTHER_QUEUE: Final = "_other"
-"""Label value of queues beyond MAX_QUEUES; no queue of a policy may have it."""
 
 CYCLES: Final = 500
 """Latest cycles with effect over which the cycle's duration is told."""
@@ -98,6 +94,7 @@ class ControlPlane(Collector):
                 _cycle_duration(session),
                 _unsealed(session),
                 _epoch(session),
+                *quota_families(session, at),
             )
 
 
@@ -111,13 +108,6 @@ def _queues_in_force(session: Session, at: datetime) -> list[str]:
     return [node.path for node in policy.tree if node.path not in parents]
 
 
-def _bounded(queues: Iterable[str]) -> dict[str, str]:
-    """Label value of each queue."""
-    return {
-        queue: queue if place < MAX_QUEUES else OTHER_QUEUE for place, queue in enumerate(sorted(set(queues)))
-    }
-
-
 def _queue_jobs(session: Session, queues: Iterable[str]) -> Metric:
     family = GaugeMetricFamily(
         "kezek_queue_jobs", "Jobs that wait or hold GPUs, by queue and state.", labels=["queue", "state"]
@@ -127,7 +117,7 @@ def _queue_jobs(session: Session, queues: Iterable[str]) -> Metric:
         .where(JobRow.state.in_(STATES))
         .group_by(JobRow.queue, JobRow.state)
     ).all()
-    labels = _bounded([*queues, *(row.queue for row in rows)])
+    labels = bounded([*queues, *(row.queue for row in rows)])
     found = {(label, state): 0 for label in labels.values() for state in STATES}
     for row in rows:
         found[labels[row.queue], row.state] += row.jobs
@@ -148,7 +138,7 @@ def _queue_wait(session: Session) -> Metric:
         .where(JobRow.first_started_at.is_not(None))
         .group_by(JobRow.queue)
     ).all()
-    labels = _bounded(str(row[0]) for row in rows)
+    labels = bounded(str(row[0]) for row in rows)
     found: dict[str, list[float]] = {}
     for row in rows:
         figures = [float(value) for value in row[1:]]
@@ -167,7 +157,7 @@ def _device_seconds(session: Session, queues: Iterable[str]) -> Metric:
     rows = session.execute(
         select(JobRow.queue, func.sum(JobRow.gpu_seconds).label("used_s")).group_by(JobRow.queue)
     ).all()
-    labels = _bounded([*queues, *(row.queue for row in rows)])
+    labels = bounded([*queues, *(row.queue for row in rows)])
     found = dict.fromkeys(labels.values(), 0)
     for row in rows:
         found[labels[row.queue]] += int(row.used_s)

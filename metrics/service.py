@@ -72,6 +72,18 @@ def job_summary(session: Session, job_id: int, at: datetime) -> Summary:
     return _summary((row[0], row[1]) for row in rows)
 
 
+def is_simulated(session: Session, job_id: int) -> bool:
+    """Whether any GPU a job held was simulated; of a job that held none yet, whether any of the machine is."""
+    held = session.scalars(
+        select(NodeRow.is_simulated)
+        .join(AllocationRow, AllocationRow.node == NodeRow.name)
+        .join(AttemptRow, AttemptRow.id == AllocationRow.attempt_id)
+        .where(AttemptRow.job_id == job_id)
+        .distinct()
+    ).all()
+    return any(held or session.scalars(select(NodeRow.is_simulated).distinct()))
+
+
 def use_by(
     session: Session,
     dimension: Dimension,

@@ -132,6 +132,7 @@ class SchedulerService:
         urls: the agents' addresses by node, now; `scheduler.nodes.AgentsFile` reads them from a file.
         connect: an executor for such addresses; closing it is the caller's.
         settings: of this process.
+        took: told of each phase of a cycle (read, plan, apply) and its seconds.
     """
 
     def __init__(
@@ -140,7 +141,10 @@ class SchedulerService:
         urls: Callable[[], Mapping[str, str]],
         connect: Callable[[Mapping[str, str]], Executor],
         settings: SchedulerSettings,
+        *,
+        took: Callable[[str, float], None] = lambda _phase, _seconds: None,
     ) -> None:
+        self._took = took
         self._engine = engine
         self._urls = urls
         self._connect = connect
@@ -280,7 +284,7 @@ class SchedulerService:
 
     def _turn(self, leader: Leader, pool: ThreadPoolExecutor) -> bool:
         """One cycle, and the calls that it or earlier ones left to make; True when more is planned."""
-        applied = cycle(leader, self._settings.release, at=clock.now())
+        applied = cycle(leader, self._settings.release, at=clock.now(), took=self._took)
         for admitted in applied.admitted:
             self._call(pool, admitted, partial(dispatch, leader, admitted, is_fresh=True))
         with snapshot(self._engine) as session:
@@ -365,13 +369,20 @@ class SchedulerService:
         observe.lose_nodes(leader)
 
 
-def cycle(leader: Leader, release: str, *, at: datetime) -> Applied:
+def cycle(
+    leader: Leader,
+    release: str,
+    *,
+    at: datetime,
+    took: Callable[[str, float], None] = lambda _phase, _seconds: None,
+) -> Applied:
     """One cycle: read, plan, apply.
 
     Args:
         leader: the leading scheduler.
         release: version of the code, for the cycle's record.
         at: the instant it plans for, aware UTC.
+        took: told of each phase and its seconds, also of cycles without effect.
 
     Raises:
         NoPolicyError: no policy is in force.
@@ -383,16 +394,20 @@ def cycle(leader: Leader, release: str, *, at: datetime) -> Applied:
         policy, digest = quota.in_force(session, at)
     loaded = time.monotonic()
     plan = make_plan(seen, policy)
+    planned_at = time.monotonic()
     planned = Planned(
         plan=plan,
         policy=policy,
         policy_digest=digest,
         release=release,
         load_ms=int((loaded - began) * 1_000),
-        plan_ms=int((time.monotonic() - loaded) * 1_000),
+        plan_ms=int((planned_at - loaded) * 1_000),
     )
     with transaction(leader.engine) as session:
         applied = apply(session, leader.held, planned)
+    took("read", loaded - began)
+    took("plan", planned_at - loaded)
+    took("apply", time.monotonic() - planned_at)
     for rejected in applied.rejected:
         _logger.info("job %d was planned and not admitted: %s", rejected.entry.job_id, rejected.why)
     return applied

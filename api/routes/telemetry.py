@@ -15,11 +15,10 @@ from api.errors import ApiError, ErrorCode, documented
 from api.routes.jobs import JobPath
 from api.schemas import Body, InstantIn
 from metrics.efficiency import Summary
-from metrics.service import Dimension, Use, job_summary, use_by
+from metrics.service import Dimension, Use, is_simulated, job_summary, use_by
 from products.use import use_by_product
 from scheduler import jobs
 from scheduler.jobs import JobView
-from scheduler.snapshot import load_nodes
 from scheduler.tables import JobRow
 from store.engine import snapshot
 from tenants.authz import visible_to
@@ -147,8 +146,9 @@ def get_job_efficiency(ctx: Ctx, caller: Caller, job_id: JobPath) -> EfficiencyO
     """Mean and 95th percentile of utilisation, memory peak, energy, idle and throttled time, with coverage."""
     with snapshot(ctx.engine) as session:
         job = jobs.get(session, caller, job_id)
-        is_simulated = any(node.is_simulated for node in load_nodes(session))
-        return EfficiencyOut.of(job, job_summary(session, job.id, ctx.now()), is_simulated=is_simulated)
+        return EfficiencyOut.of(
+            job, job_summary(session, job.id, ctx.now()), is_simulated=is_simulated(session, job.id)
+        )
 
 
 class UseRowOut(BaseModel):

@@ -62,6 +62,7 @@ def known(documented: dict[str, frozenset[str]]) -> dict[str, frozenset[str]]:
         "sector": {"sector"},
         "category": {"category"},
         "job_id": {"job_id", "project", "sector", "category"},
+        "queue": {"queue"},
     }
     return {
         **documented,

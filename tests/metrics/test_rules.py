@@ -61,6 +61,17 @@ HEALTHY = {
     'kezek_cycle_duration_seconds{quantile="0.99"}': "0.2x120",
     'kezek_queue_wait_seconds_bucket{queue="q",le="60"}': "0+1x120",
     'kezek_queue_wait_seconds_bucket{queue="q",le="+Inf"}': "0+1x120",
+    'kezek_queue_nominal_gpus{queue="q"}': "8x120",
+    'kezek_queue_held_gpus{queue="q",flavor="h200"}': "10x120",
+    # Borrowed GPUs are taken back: a violation that ends with the notice.
+    'kezek_queue_entitlement_violated_gpus{queue="q"}': "0x60 4x5 0x55",
+    'kezek_cycle_phase_seconds_count{phase="apply"}': "0+60x120",
+    'kezek_executor_calls_total{kind="launch",outcome="ok"}': "0+60x120",
+    'kezek_executor_calls_total{kind="launch",outcome="unreachable"}': "0x60 3x60",
+    'kezek_api_request_seconds_count{route="/v1/jobs",method="GET",status="2xx"}': "0+600x120",
+    'kezek_api_request_seconds_count{route="/v1/jobs",method="GET",status="5xx"}': "0+1x120",
+    'kezek_api_request_seconds_bucket{route="/v1/jobs",method="GET",status="2xx",le="0.1"}': "0+600x120",
+    'kezek_api_request_seconds_bucket{route="/v1/jobs",method="GET",status="2xx",le="+Inf"}': "0+600x120",
 }
 SLOW_QUEUE = {
     f'kezek_queue_wait_seconds_bucket{{queue="q",le="{bound}"}}': "0+1x240" if count else "0x240"
@@ -126,6 +137,31 @@ ALERTS = {
     "KezekJournalUnsealed": Case({"kezek_journal_unsealed_records": "2000x30"}, 6, 4),
     "KezekCycleSlow": Case({'kezek_cycle_duration_seconds{quantile="0.99"}': "6x30"}, 16, 14),
     "KezekQueueWaitLong": Case(SLOW_QUEUE, 70, 50),
+    "KezekEntitlementViolated": Case(
+        {'kezek_queue_entitlement_violated_gpus{queue="q"}': "0x10 4x50"}, 43, 35
+    ),
+    "KezekSchedulerStalled": Case(
+        {'kezek_cycle_phase_seconds_count{phase="apply"}': "0+60x10 600x30"}, 22, 18
+    ),
+    "KezekExecutorFailing": Case(
+        {'kezek_executor_calls_total{kind="launch",outcome="unreachable"}': "0x10 0+60x40"}, 25, 18
+    ),
+    "KezekApiFailing": Case(
+        {
+            'kezek_api_request_seconds_count{route="/v1/jobs",method="GET",status="2xx"}': "0+60x40",
+            'kezek_api_request_seconds_count{route="/v1/jobs",method="GET",status="5xx"}': "0x10 0+6x30",
+        },
+        25,
+        18,
+    ),
+    "KezekApiSlow": Case(
+        {
+            f'kezek_api_request_seconds_bucket{{route="/v1/jobs",le="{bound}"}}': f"0+{step}x40"
+            for bound, step in (("1", 10), ("2.5", 20), ("5", 60), ("+Inf", 60))
+        },
+        13,
+        9,
+    ),
     "KezekControlPlaneDown": Case({"kezek_journal_unsealed_records": "3x10 _x40"}, 21, 14),
 }
 
@@ -268,6 +304,29 @@ def test_telemetry_joined_with_allocations(tmp_path: Path) -> None:
                 5,
                 [("cluster:kezek_gpu_telemetry_coverage:ratio", 0.5)],
             ),
+        ),
+    )
+
+
+def test_queues_are_compared_with_their_quota(tmp_path: Path) -> None:
+    series = {
+        'kezek_queue_nominal_gpus{queue="q",instance="one"}': "8x70",
+        'kezek_queue_nominal_gpus{queue="q",instance="two"}': "8x70",
+        'kezek_queue_nominal_gpus{queue="idle"}': "4x70",
+        'kezek_queue_nominal_gpus{queue="surplus"}': "0x70",
+        'kezek_queue_held_gpus{queue="q",flavor="h200",instance="one"}': "6x70",
+        'kezek_queue_held_gpus{queue="q",flavor="h200",instance="two"}': "6x70",
+        'kezek_queue_held_gpus{queue="q",flavor="h100"}': "4x70",
+        'kezek_queue_held_gpus{queue="surplus",flavor="h200"}': "1x70",
+        'kezek_queue_entitlement_violated_gpus{queue="idle"}': "0x30 2x40",
+    }
+    ratio, seconds = "queue:kezek_quota_use:ratio", "queue:kezek_entitlement_violated_gpu_seconds:1h"
+    promtool_test(
+        tmp_path,
+        scenario(
+            series,
+            (ratio, 5, [(f'{ratio}{{queue="q"}}', 1.25), (f'{ratio}{{queue="idle"}}', 0)]),
+            (f"round({seconds} / 3600)", 60, [('{queue="idle"}', 1)]),
         ),
     )
 

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import asyncio
 import re
 import threading
 from pathlib import Path
@@ -7,9 +8,17 @@ from pathlib import Path
 import pytest
 from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.parser import text_string_to_metric_families
+from sqlalchemy import update
 
-from metrics.controlplane import CACHE_S, MAX_QUEUES, OTHER_QUEUE, ControlPlane, _bounded
+from api.latency import Latency
+from metrics.allocated import Allocated
+from metrics.bounded import MAX_QUEUES, OTHER_QUEUE, bounded
+from metrics.controlplane import CACHE_S, ControlPlane
+from metrics.scheduling import CallFigures, CyclePhases
 from scheduler.dispatch.fake import Script
+from scheduler.tables import JobRow
+from store import clock
+from store.engine import transaction
 
 PAGE = Path(__file__).resolve().parents[2] / "docs" / "telemetry-control-plane.md"
 FORBIDDEN = {"job", "instance", "pod", "namespace", "service"}
@@ -58,10 +67,10 @@ def test_queues_gpus_waits_and_charges_are_told(world):
 
 
 def test_label_values_are_bounded():
-    labels = _bounded(f"q{number:05}" for number in range(MAX_QUEUES + 1))
+    labels = bounded(f"q{number:05}" for number in range(MAX_QUEUES + 1))
     assert min(labels.values()) == OTHER_QUEUE
     assert len(set(labels.values())) == MAX_QUEUES + 1
-    assert OTHER_QUEUE not in _bounded(f"q{number}" for number in range(MAX_QUEUES)).values()
+    assert OTHER_QUEUE not in bounded(f"q{number}" for number in range(MAX_QUEUES)).values()
 
 
 def test_a_queue_of_the_policy_without_jobs_is_a_known_zero(world):
@@ -113,15 +122,68 @@ def test_a_reading_that_failed_is_not_kept():
             list(collector.collect())
 
 
-def test_documented_metrics_are_those_of_the_collector(world):
-    world.submit(1, 600, Script())
+def test_use_is_told_beside_the_quota(world):
+    world.submit(3)
     world.turn()
+    samples = scrape(world)
+    queue = ("queue", "science")
+    assert samples["kezek_queue_held_gpus", ("flavor", "h200"), queue] == 3
+    assert samples["kezek_queue_nominal_gpus", queue] >= 3
+    assert samples["kezek_queue_nominal_gpus", ("queue", "business")] >= 0
+    assert samples["kezek_queue_entitled_waiting_gpus", queue] == 0
+    assert samples["kezek_queue_entitlement_violated_gpus", queue] == 0
+
+
+def test_quota_that_others_hold_while_it_is_wanted_is_told(world):
+    """As after a change of policy: one queue runs beyond its nominal, another waits below its own."""
+
+    def change(*job_ids, **values):
+        with transaction(world.engine) as session:
+            session.execute(update(JobRow).where(JobRow.id.in_(job_ids)).values(**values))
+
+    first = world.submit(8)
+    world.turn()
+    change(first, queue="business")
+    second = world.submit(8)
+    world.turn()
+    change(first, second, queue="science")
+    waits, held, too_large, broke = (world.submit(gpus) for gpus in (2, 2, 8, 1))
+    change(waits, held, too_large, broke, queue="business", reason="NO_CAPACITY")
+    change(held, is_held=True)
+    change(too_large, gpus=9)
+    change(broke, reason="BUDGET_EXHAUSTED")
+    samples = scrape(world)
+    assert samples["kezek_queue_held_gpus", ("flavor", "h200"), ("queue", "science")] == 16
+    assert samples["kezek_queue_nominal_gpus", ("queue", "science")] == 8
+    assert samples["kezek_queue_entitled_waiting_gpus", ("queue", "business")] == 2
+    assert samples["kezek_queue_entitlement_violated_gpus", ("queue", "business")] == 2
+    assert samples["kezek_queue_entitlement_violated_gpus", ("queue", "science")] == 0
+
+
+def test_documented_metrics_are_those_of_the_platform(world):
+    async def answer(scope, _receive, send):
+        scope["route"] = type("Route", (), {"path": "/v1/jobs"})
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+
+    async def ignore(*_):
+        return None
+
+    world.submit(1, 600, Script())
+    world.submit(1)
+    world.turn()
+    registry = CollectorRegistry()
+    for collector in (ControlPlane(world.engine), Allocated(world.engine, clock.now)):
+        registry.register(collector)
+    CallFigures(registry)
+    CyclePhases(registry)
+    asyncio.run(Latency(answer, registry)({"type": "http", "method": "GET"}, ignore, ignore))
     given = set()
-    for family in ControlPlane(world.engine).collect():
+    for family in registry.collect():
         name = f"{family.name}_total" if family.type == "counter" else family.name
         labels = {label for sample in family.samples for label in sample.labels} - {"le"}
         assert family.samples, name
-        given.add((name, family.type, frozenset(labels)))
+        if not name.endswith("_created"):
+            given.add((name, family.type, frozenset(labels)))
     documented = set()
     for line in PAGE.read_text("utf-8").splitlines():
         if line.startswith("| `kezek_"):
