@@ -38,6 +38,8 @@ from products.registers_service import DossierConflictError, DossierNotFoundErro
 from products.registers_tables import ContractRow, DossierRow, PartyRow, PaymentRow, RateRow
 from store import journal
 
+MAX_PAGE: Final = 200
+"""Payments of one page."""
 NO_PERIOD: Final = Period(date.min, date.min)
 """A period without payments: only parties, contracts and rates are wanted."""
 
@@ -189,12 +191,22 @@ def payments(
     if period is not None:
         statement = statement.where(PaymentRow.paid_on.between(period.starts_on, period.ends_on))
     rows = session.scalars(statement.order_by(PaymentRow.contract, PaymentRow.number))
-    return tuple(
-        NumberedPayment(
-            row.number, Payment(row.contract, row.paid_on, row.amount, row.currency, Purpose(row.purpose))
-        )
-        for row in rows
-    )
+    return tuple(_payment(row) for row in rows)
+
+
+def page(
+    session: Session, record: DossierRecord, *, after: tuple[str, str] | None, limit: int
+) -> tuple[tuple[NumberedPayment, ...], tuple[str, str] | None]:
+    """A page of a dossier's payments by contract and number, and the key to go on after."""
+    size = max(1, min(limit, MAX_PAGE))
+    statement = select(PaymentRow).where(PaymentRow.dossier_id == record.id)
+    if after is not None:
+        statement = statement.where(tuple_(PaymentRow.contract, PaymentRow.number) > tuple_(*after))
+    ordered = statement.order_by(PaymentRow.contract, PaymentRow.number).limit(size + 1)
+    rows = session.scalars(ordered).all()
+    last = rows[size - 1] if len(rows) > size else None
+    more = None if last is None else (last.contract, last.number)
+    return tuple(_payment(row) for row in rows[:size]), more
 
 
 def books_digest(found: Books) -> str:
@@ -221,6 +233,11 @@ def books_digest(found: Books) -> str:
         "rates": listed(found.rates, lambda each: (each.currency, str(each.on), _plain(each.tenge))),
     }
     return hashlib.sha256(json.dumps(document, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
+
+
+def _payment(row: PaymentRow) -> NumberedPayment:
+    purpose = Purpose(row.purpose)
+    return NumberedPayment(row.number, Payment(row.contract, row.paid_on, row.amount, row.currency, purpose))
 
 
 def _plain(number: Decimal) -> str:

@@ -22,7 +22,9 @@ from products.registers_dossier import Document, DocumentCode
 from products.registers_tables import DocumentRow, DossierRow
 from store import journal
 from tenants.authz import visible_to
-from tenants.model import Principal, Project, ProjectId
+from tenants.directory import organisation_of, project_of
+from tenants.model import Organisation, Principal, Project, ProjectId
+from tenants.tables import OrganisationRow, ProjectRow
 
 MAX_PAGE: Final = 200
 """Dossiers of one page."""
@@ -126,6 +128,22 @@ def get(session: Session, principal: Principal, slug: str) -> DossierRecord:
     if row is None:
         raise DossierNotFoundError(f"dossier {slug}")
     return record_of(row)
+
+
+def owner(session: Session, principal: Principal, record: DossierRecord) -> tuple[Project, Organisation]:
+    """The project of a dossier that the caller sees, and its organisation.
+
+    Raises:
+        DossierNotFoundError: the project is not visible any more.
+    """
+    found = session.execute(
+        select(ProjectRow, OrganisationRow)
+        .join(OrganisationRow, OrganisationRow.id == ProjectRow.organisation_id)
+        .where(ProjectRow.id == record.project_id, visible_to(principal, ProjectRow.id))
+    ).one_or_none()
+    if found is None:
+        raise DossierNotFoundError(f"dossier {record.slug}")
+    return project_of(found[0]), organisation_of(found[1])
 
 
 def add_document(
