@@ -199,16 +199,15 @@ def quarterly(session: Session, principal: Principal, on: date) -> tuple[CheckIt
         held = [stored.document for stored in documents(session, record)]
         producers.append(_producer(session, record, held, on))
         expiring += _expiring(record.slug, held)
-    checked: dict[UUID, date] = dict(
-        session.execute(
-            select(RegisterCheckRow.dossier_id, func.max(RegisterCheckRow.checked_on))
-            .where(
-                RegisterCheckRow.dossier_id.in_([record.id for record in records]),
-                RegisterCheckRow.checked_on <= on,
-            )
-            .group_by(RegisterCheckRow.dossier_id)
-        ).tuples()
+    looked_at = session.execute(
+        select(RegisterCheckRow.dossier_id, func.max(RegisterCheckRow.checked_on))
+        .where(
+            RegisterCheckRow.dossier_id.in_([record.id for record in records]),
+            RegisterCheckRow.checked_on <= on,
+        )
+        .group_by(RegisterCheckRow.dossier_id)
     )
+    checked: dict[UUID, date] = {row[0]: row[1] for row in looked_at}
     seen = {record.slug: checked[record.id] for record in records if record.id in checked}
     return check_list(Registered(producers=tuple(producers), documents=tuple(expiring), checked_on=seen), on)
 
