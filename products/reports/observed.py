@@ -44,7 +44,11 @@ def gather_observed(
 def observed(session: Session, report: KpiReport) -> KpiReport:
     """The report with what was observed of the attempts that ended in its period, up to its as-of time."""
     since = datetime.combine(report.starts_on, time(), ALMATY)
-    until = min(datetime.combine(report.ends_on + timedelta(days=1), time(), ALMATY), report.as_of)
+    # The books hold what happened at the as-of time itself, so telemetry does too: its periods end before `until`.
+    until = min(
+        datetime.combine(report.ends_on + timedelta(days=1), time(), ALMATY),
+        report.as_of + timedelta(microseconds=1),
+    )
     by_sector = use_by(session, Dimension.SECTOR, since, until)
     by_category = use_by(session, Dimension.CATEGORY, since, until)
     return replace(
