@@ -16,9 +16,24 @@ from api import errors
 from api.answers import Problem
 from api.context import Context
 from api.examples import EXAMPLES, POLICY_EXAMPLE
+from api.examples_registers import REGISTER_EXAMPLES
 from api.latency import Latency
 from api.limits import BodyLimit
-from api.routes import files, health, idle, jobs, products, public, quota, telemetry, tenants
+from api.routes import (
+    files,
+    health,
+    idle,
+    jobs,
+    localisation,
+    opendata,
+    products,
+    public,
+    quota,
+    registers,
+    reports,
+    telemetry,
+    tenants,
+)
 from scheduler.dispatch.executor import Executor
 from store import clock
 
@@ -37,6 +52,11 @@ _TAGS: Final = [
     {"name": "tenants", "description": "Organisations, projects, users, roles and tokens."},
     {"name": "products", "description": "What was built on the platform, with its evidence."},
     {"name": "indicators", "description": "Target indicators of the AI Concept 2024-2029."},
+    {
+        "name": "registers",
+        "description": "Registers of the state: dossiers, localisation share, reminders, checks.",
+    },
+    {"name": "reports", "description": "Reports that were issued, and their files."},
     {"name": "machine", "description": "Nodes and GPUs."},
     {"name": "public", "description": "Open to everybody, without a token."},
     {"name": "operations", "description": "Health, readiness and metrics."},
@@ -56,7 +76,7 @@ class _Application(FastAPI):
             problem = Problem.model_json_schema(ref_template="#/components/schemas/{model}")
             schemas |= problem.pop("$defs", {})
             schemas["Problem"] = problem
-            for name, example in EXAMPLES.items():
+            for name, example in {**EXAMPLES, **REGISTER_EXAMPLES}.items():
                 schemas[name]["example"] = example
             policy = document["paths"]["/v1/policies"]["post"]["requestBody"]["content"]
             policy["application/json"]["example"] = POLICY_EXAMPLE
@@ -106,6 +126,10 @@ def create_app(
         telemetry.router,
         idle.router,
         products.router,
+        registers.router,
+        localisation.router,
+        reports.router,
+        opendata.router,
         health.router,
     ):
         app.include_router(router)

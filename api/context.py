@@ -12,6 +12,9 @@ from prometheus_client import CollectorRegistry
 from sqlalchemy import Engine
 
 from api import i18n
+from api.limits import PUBLIC_CACHE_S
+from api.visitors import Kept, RateLimit
+from products.opendata import OpenData
 from scheduler.dispatch.executor import Executor
 from store import clock
 
@@ -35,6 +38,8 @@ class Context:
         registry: what `/metrics` shows to everybody.
         projects_registry: what `/metrics/projects` shows to those who oversee the platform.
         now: the clock.
+        visitors: requests of those without a token, by address.
+        open_data: the public figures, computed once a minute at most.
     """
 
     engine: Engine
@@ -43,6 +48,8 @@ class Context:
     projects_registry: CollectorRegistry = field(default_factory=CollectorRegistry)
     now: Callable[[], datetime] = clock.now
     followers: Followers = field(default_factory=Followers)
+    visitors: RateLimit = field(default_factory=RateLimit)
+    open_data: Kept[OpenData] = field(default_factory=lambda: Kept(PUBLIC_CACHE_S))
 
 
 def context_of(request: Request) -> Context:

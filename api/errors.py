@@ -21,8 +21,14 @@ from starlette.exceptions import HTTPException
 from api import i18n
 from api.findings import Finding, of_refusal, of_validation
 from api.limits import BodyTooLargeError
+from products import localisation
 from products import service as products
 from products.indicator import YearWithoutTargetError
+from products.kpi import FutureError
+from products.registers_dossier import BadDocumentError
+from products.registers_service import DossierConflictError, DossierNotFoundError
+from products.reports.archive import ReportNotFoundError
+from products.reports.build import NotOfferedError
 from quota.policy import PolicyError
 from quota.service import AwardRefusedError, NoPolicyError, PolicyExistsError
 from scheduler.dispatch.executor import ExecutorError, RefusedError
@@ -77,6 +83,14 @@ class ErrorCode(StrEnum):
     NOT_INDEPENDENT = "NOT_INDEPENDENT"
     JOBS_NOT_OF_PROJECT = "JOBS_NOT_OF_PROJECT"
     YEAR_WITHOUT_TARGET = "YEAR_WITHOUT_TARGET"
+    BAD_DOCUMENT = "BAD_DOCUMENT"
+    BAD_BOOKS = "BAD_BOOKS"
+    BAD_PERIOD = "BAD_PERIOD"
+    NO_PAYMENTS = "NO_PAYMENTS"
+    RATE_MISSING = "RATE_MISSING"
+    FUTURE_PERIOD = "FUTURE_PERIOD"
+    REPORT_NOT_OFFERED = "REPORT_NOT_OFFERED"
+    RATE_LIMITED = "RATE_LIMITED"
     UNAVAILABLE = "UNAVAILABLE"
     INTERNAL = "INTERNAL"
 
@@ -115,6 +129,14 @@ STATUS: Final[Mapping[ErrorCode, int]] = {
     ErrorCode.BUNDLE_MISSING: 422,
     ErrorCode.JOBS_NOT_OF_PROJECT: 422,
     ErrorCode.YEAR_WITHOUT_TARGET: 422,
+    ErrorCode.BAD_DOCUMENT: 422,
+    ErrorCode.BAD_BOOKS: 422,
+    ErrorCode.BAD_PERIOD: 422,
+    ErrorCode.NO_PAYMENTS: 422,
+    ErrorCode.RATE_MISSING: 422,
+    ErrorCode.FUTURE_PERIOD: 422,
+    ErrorCode.REPORT_NOT_OFFERED: 422,
+    ErrorCode.RATE_LIMITED: 429,
     ErrorCode.INTERNAL: 500,
     ErrorCode.AGENT_UNREACHABLE: 503,
     ErrorCode.UNAVAILABLE: 503,
@@ -169,6 +191,8 @@ def problem(request: Request, error: ApiError, headers: Mapping[str, str] | None
     extra = dict(headers or {})
     if status == STATUS[ErrorCode.UNAUTHENTICATED]:
         extra["WWW-Authenticate"] = "Bearer"
+    if error.code is ErrorCode.RATE_LIMITED:
+        extra["Retry-After"] = str(error.numbers["retry_after_s"])
     if error.code in {ErrorCode.UNAVAILABLE, ErrorCode.AGENT_UNREACHABLE, ErrorCode.IDEMPOTENCY_IN_FLIGHT}:
         extra["Retry-After"] = str(RETRY_AFTER_S)
     body = {
@@ -302,6 +326,15 @@ _TRANSLATIONS: Final[tuple[tuple[tuple[type[Exception], ...], _Convert], ...]] =
     ((products.NotIndependentError,), _fixed(ErrorCode.NOT_INDEPENDENT)),
     ((products.JobsNotOfProjectError,), _fixed(ErrorCode.JOBS_NOT_OF_PROJECT)),
     ((YearWithoutTargetError,), _year),
+    ((BadDocumentError,), _fixed(ErrorCode.BAD_DOCUMENT)),
+    ((localisation.ZeroTotalError,), _fixed(ErrorCode.NO_PAYMENTS)),
+    ((localisation.MissingRateError,), _fixed(ErrorCode.RATE_MISSING)),
+    ((localisation.PeriodError, localisation.NotInForceError), _fixed(ErrorCode.BAD_PERIOD)),
+    ((localisation.LocalisationError,), _fixed(ErrorCode.BAD_BOOKS)),
+    ((FutureError,), _fixed(ErrorCode.FUTURE_PERIOD)),
+    ((NotOfferedError,), _fixed(ErrorCode.REPORT_NOT_OFFERED)),
+    ((DossierConflictError,), _fixed(ErrorCode.CONFLICT)),
+    ((DossierNotFoundError, ReportNotFoundError), _fixed(ErrorCode.NOT_FOUND)),
     ((ExecutorError,), _executor),
     ((OperationalError, PoolTimeoutError), _database),
 )

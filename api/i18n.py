@@ -10,7 +10,7 @@ from typing import Final
 
 from babel.dates import format_datetime
 from babel.messages.pofile import read_po
-from babel.numbers import format_decimal
+from babel.numbers import format_decimal, format_percent
 
 from store.clock import ALMATY
 
@@ -81,6 +81,13 @@ def _quality(parameters: str) -> float:
 def number(language: str, value: float) -> str:
     """A figure as the language writes it."""
     return format_decimal(value, locale=language)
+
+
+def percent(language: str, ratio: float | None) -> str:
+    """A ratio 0..1 in percent with one place as the language writes it; "no data" where there are none."""
+    if ratio is None:
+        return translate(language, "page.overview.no_data")
+    return format_percent(ratio, format="#,##0.0 %" if language != "en" else "#,##0.0%", locale=language)
 
 
 def instant(language: str, at: datetime) -> str:

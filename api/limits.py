@@ -37,6 +37,13 @@ MAX_KEY_CHARS: Final = 200
 MAX_ID: Final = 2**63 - 1
 """Largest number of a job or a record: a signed 64-bit word."""
 
+MAX_PUBLIC_PER_MINUTE: Final = 120
+"""Requests of one client address to the public addresses in a minute: an office behind one address reads freely."""
+MAX_PUBLIC_ADDRESSES: Final = 10_000
+"""Client addresses that are counted at a time [count]; the one heard of longest ago is forgotten first."""
+PUBLIC_CACHE_S: Final = 60
+"""How long the open data are told as they were computed [s]; they are sums over 30 days."""
+
 
 class BodyTooLargeError(HTTPException):
     """The request's body is larger than its address takes."""

@@ -11,10 +11,11 @@ from pathlib import Path
 from sqlalchemy import Engine
 
 from api.commands import NoDatabaseError, database_url
-from products.gather import gather, issue
 from products.kpi import FutureError
+from products.reports.archive import issue
 from products.reports.build import FORMATS, MAX_FILE_BYTES, UnreadableReportError, build, verify
 from products.reports.data import BadReportError, month_period
+from products.reports.observed import gather_observed
 from products.reports.texts import LANGUAGES
 from store import clock, journal, migrate
 from store.engine import DatabaseUrlError, open_engine, snapshot, transaction
@@ -84,7 +85,7 @@ def _make(options: argparse.Namespace, engine: Engine, now: datetime) -> int:
         raise FutureError(f"as-of time {as_of.isoformat()}", now)
     period = period_of(options.action, options.period)
     with snapshot(engine) as session:
-        report = gather(session, options.action, period, as_of)
+        report = gather_observed(session, options.action, period, as_of)
     content = build(report, options.format, options.language)
     with transaction(engine) as session:
         made = issue(session, report, actor=journal.SYSTEM, at=now)

@@ -364,7 +364,7 @@ def _sums(books: Books, purposes: frozenset[Purpose]) -> tuple[Fraction, Fractio
     for payment in books.payments:
         if payment.contract not in party_of:
             raise PartyError(f"a payment names contract {payment.contract}, which is not entered; enter it")
-        amount = _positive(payment.amount, f"payment under contract {payment.contract}", payment.currency)
+        amount = check_amount(payment.amount, f"payment under contract {payment.contract}", payment.currency)
         rate = Fraction(1) if payment.currency == TENGE else rates.get((payment.currency, payment.paid_on))
         if rate is None:
             missing.add((payment.currency, payment.paid_on))
@@ -380,13 +380,18 @@ def _sums(books: Books, purposes: frozenset[Purpose]) -> tuple[Fraction, Fractio
 def _rates(given: Iterable[Rate]) -> dict[tuple[str, date], Fraction]:
     rates: dict[tuple[str, date], Fraction] = {}
     for rate in given:
-        value = _positive(rate.tenge, f"rate of {rate.currency} on {rate.on.isoformat()}", rate.currency)
+        value = check_amount(rate.tenge, f"rate of {rate.currency} on {rate.on.isoformat()}", rate.currency)
         if rates.setdefault((rate.currency, rate.on), value) != value:
             raise ConflictingRateError(rate.currency, rate.on)
     return rates
 
 
-def _positive(number: Decimal, what: str, currency: str) -> Fraction:
+def check_amount(number: Decimal, what: str, currency: str) -> Fraction:
+    """The exact value of an amount or a rate, above 0, in a currency with an ISO 4217 code.
+
+    Raises:
+        BadAmountError: it is none.
+    """
     if _CURRENCY.fullmatch(currency) is None:
         raise BadAmountError(
             f"{what}: {currency!r} is no currency code; write three capital letters, as KZT or USD"

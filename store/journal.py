@@ -75,6 +75,15 @@ KINDS: dict[str, str] = {
     "product.withdrawn": "a product was withdrawn from the register",
     "product.imported": "a product from before the platform was imported with its decision",
     "report.issued": "a report was issued, by the SHA-256 of its data",
+    "dossier.opened": "a project opened a dossier of a product for the state's registers",
+    "dossier.documented": "a document was entered in a dossier",
+    "dossier.document_withdrawn": "a document of a dossier was taken out of account",
+    "localisation.entered": "parties, contracts, payments or rates were entered in a dossier",
+    "localisation.removed": "a payment that was entered by mistake was removed from a dossier",
+    "localisation.calculated": "a localisation share was calculated and kept",
+    "register.entered": "a product's entry in a register of the state was recorded",
+    "register.left": "a product's leaving of a register of the state was recorded",
+    "register.checked": "an entry of the register of Kazakhstani producers was looked at",
 }
 """Every kind of record and what it says."""
 

@@ -12,10 +12,13 @@ from fastapi.responses import HTMLResponse
 from jinja2 import Environment, FileSystemLoader, StrictUndefined, Template
 
 from api import i18n
+from api.admission import Admitted
 from api.auth import Caller
 from api.context import Context, Ctx
-from api.errors import documented
+from api.errors import ErrorCode, documented
 from api.job_answers import ClusterOut, OverviewOut
+from api.opendata_answers import open_data_of
+from api.routes.opendata import open_data
 from products import service as products
 from products.indicator import TARGETS
 from products.model import Indicator
@@ -53,9 +56,9 @@ def get_cluster(ctx: Ctx, caller: Caller) -> ClusterOut:  # noqa: ARG001 - open 
     operation_id="getOverview",
     summary="What the supercomputer is busy with",
     tags=["public"],
-    responses=documented(),
+    responses=documented(ErrorCode.RATE_LIMITED),
 )
-def get_overview(ctx: Ctx) -> OverviewOut:
+def get_overview(ctx: Ctx, _admitted: Admitted) -> OverviewOut:
     """Public figures, for anyone without a token; cells of fewer than three organisations are merged."""
     return _overview(ctx)[0]
 
@@ -74,16 +77,20 @@ def _overview(ctx: Context) -> tuple[OverviewOut, Indicator | None]:
 def overview_page(
     ctx: Ctx,
     request: Request,
+    _admitted: Admitted,
     lang: Annotated[str | None, Query(pattern="^(kk|ru|en)$")] = None,
 ) -> HTMLResponse:
     """What the supercomputer is busy with, as a page; Kazakh unless the reader asks for another language."""
     language = lang or i18n.choose(request.headers.get("accept-language"), "kk")
     found, fact = _overview(ctx)
+    use = open_data_of(open_data(ctx)).utilisation
     html = _template().render(
         language=language,
         languages=i18n.LANGUAGES,
         overview=found,
         indicator=fact,
+        utilisation=i18n.percent(language, use.utilisation_ratio),
+        coverage=i18n.percent(language, use.coverage_ratio),
         year_text=None if fact is None else str(fact.year),
         at=i18n.instant(language, found.as_of),
         **_writers(language),
