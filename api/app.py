@@ -68,6 +68,7 @@ def create_app(
     *,
     collectors: Iterable[Collector] = (),
     now: Callable[[], datetime] = clock.now,
+    metrics_token: str | None = None,
 ) -> FastAPI:
     """Make the application.
 
@@ -77,6 +78,7 @@ def create_app(
             `scheduler.dispatch.executor.UnreachableError` while there are no agents.
         collectors: what `/metrics` shows; asked at each scrape.
         now: the clock.
+        metrics_token: what `/metrics` asks for; None for nothing.
     """
     registry = CollectorRegistry()
     for collector in collectors:
@@ -89,7 +91,9 @@ def create_app(
         docs_url=None,  # the interactive pages load scripts from other hosts
         redoc_url=None,
     )
-    app.state.context = Context(engine=engine, executor=executor, registry=registry, now=now)
+    app.state.context = Context(
+        engine=engine, executor=executor, registry=registry, now=now, metrics_token=metrics_token
+    )
     for router in (
         public.router,
         tenants.router,

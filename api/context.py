@@ -34,12 +34,14 @@ class Context:
             the agents may come up after the API.
         registry: what `/metrics` shows.
         now: the clock.
+        metrics_token: what `/metrics` asks for; None for nothing.
     """
 
     engine: Engine
     executor: Callable[[], Executor]
     registry: CollectorRegistry
     now: Callable[[], datetime] = clock.now
+    metrics_token: str | None = field(default=None, repr=False)
     followers: Followers = field(default_factory=Followers)
 
 

@@ -22,6 +22,7 @@ from api.app import create_app
 from metrics.allocated import Allocated
 from metrics.controlplane import ControlPlane
 from metrics.sampler import Sampler
+from scheduler.discovery import Discovery, expand
 from scheduler.dispatch.executor import AgentExecutor, Executor, UnreachableError
 from scheduler.nodes import AgentsFile
 from scheduler.service import LeaseLostError, SchedulerService, SchedulerSettings
@@ -41,16 +42,23 @@ class _Agents:
     """The executor for the agents of `agents.json`, made anew when their addresses change."""
 
     def __init__(self, settings: Settings) -> None:
-        self._file = AgentsFile(settings.state_dir / "agents.json")
-        self._secret_file = settings.secrets_dir / "agent.secret"
+        self._settings = settings
+        self._file = (
+            Discovery(settings.agents, self._secret())
+            if settings.agents
+            else AgentsFile(settings.state_dir / "agents.json")
+        )
         self._lock = threading.Lock()
         self._urls: Mapping[str, str] = {}
         self._executor: AgentExecutor | None = None
 
     def connect(self, urls: Mapping[str, str]) -> Executor:
         """An executor of the caller's own."""
-        secret = self._secret_file.read_text("utf-8").strip() if self._secret_file.exists() else ""
-        return AgentExecutor(urls, secret)
+        return AgentExecutor(urls, self._secret())
+
+    def _secret(self) -> str:
+        made = self._settings.secrets_dir / "agent.secret"
+        return self._settings.agent_secret or (made.read_text("utf-8").strip() if made.exists() else "")
 
     def urls(self) -> Mapping[str, str]:
         """The agents' addresses, now."""
@@ -70,7 +78,7 @@ class _Agents:
                 )
             if self._executor is None or urls != self._urls:
                 # The one before may still serve a download; its connections close when it is collected.
-                self._executor = AgentExecutor(urls, self._secret_file.read_text("utf-8").strip())
+                self._executor = AgentExecutor(urls, self._secret())
                 self._urls = urls
             return self._executor
 
@@ -87,7 +95,12 @@ class ApiServer(uvicorn.Server):
 def serve(engine: Engine, settings: Settings) -> int:
     """Serve the HTTP API until SIGTERM; return the exit code."""
     agents = _Agents(settings)
-    app = create_app(engine, agents.current, collectors=[ControlPlane(engine), Allocated(engine, clock.now)])
+    app = create_app(
+        engine,
+        agents.current,
+        collectors=[ControlPlane(engine), Allocated(engine, clock.now)],
+        metrics_token=settings.metrics_token,
+    )
     ApiServer(
         uvicorn.Config(
             app,
@@ -104,6 +117,7 @@ def serve(engine: Engine, settings: Settings) -> int:
 
 def schedule(engine: Engine, settings: Settings, database_url: str, head_file: Path) -> int:
     """Run the scheduler, the sealer and the telemetry's sampler until SIGTERM; return the exit code."""
+    settings.state_dir.mkdir(parents=True, exist_ok=True)
     agents = _Agents(settings)
     service = SchedulerService(
         engine,
@@ -118,6 +132,7 @@ def schedule(engine: Engine, settings: Settings, database_url: str, head_file: P
             node_down_after_s=settings.node_down_after_s,
             keep_days=settings.keep_days,
         ),
+        beat=(settings.state_dir / "scheduler.alive").touch,
     )
     ending = threading.Event()
 
@@ -129,7 +144,7 @@ def schedule(engine: Engine, settings: Settings, database_url: str, head_file: P
         signal.signal(number, end)
     sealer = threading.Thread(target=_seal, args=(engine, head_file, ending.wait), name="sealer")
     sealer.start()
-    sampler = Sampler(engine, lambda: _addresses(settings.exporters), clock.now)
+    sampler = Sampler(engine, lambda: expand(settings.exporters), clock.now, settings.exporter_token)
     sampling = threading.Thread(target=sampler.run, args=(ending,), name="sampler")
     sampling.start()
     try:
@@ -143,10 +158,6 @@ def schedule(engine: Engine, settings: Settings, database_url: str, head_file: P
         sampling.join()
         sampler.close()
     return 0
-
-
-def _addresses(setting: str) -> list[str]:
-    return [address.strip() for address in setting.split(",") if address.strip()]
 
 
 def _seal(engine: Engine, head_file: Path, wait: Callable[[float], bool]) -> None:

@@ -132,6 +132,7 @@ class SchedulerService:
         urls: the agents' addresses by node, now; `scheduler.nodes.AgentsFile` reads them from a file.
         connect: an executor for such addresses; closing it is the caller's.
         settings: of this process.
+        beat: called at each turn, also while another process leads; whoever watches this one looks for it.
     """
 
     def __init__(
@@ -140,7 +141,10 @@ class SchedulerService:
         urls: Callable[[], Mapping[str, str]],
         connect: Callable[[Mapping[str, str]], Executor],
         settings: SchedulerSettings,
+        *,
+        beat: Callable[[], None] = lambda: None,
     ) -> None:
+        self._beat = beat
         self._engine = engine
         self._urls = urls
         self._connect = connect
@@ -203,6 +207,7 @@ class SchedulerService:
 
     def _acquire(self) -> lease.Held | None:
         while not self._stopping.is_set():
+            self._beat()
             try:
                 with transaction(self._engine) as session:
                     held = self._take_lease(session)
@@ -264,6 +269,7 @@ class SchedulerService:
     def _work(self, leader: Leader, pool: ThreadPoolExecutor) -> None:
         while not self._stopping.is_set():
             is_partial = False
+            self._beat()
             try:
                 leader = self._follow_nodes(leader)
                 is_partial = self._turn(leader, pool)

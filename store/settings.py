@@ -171,6 +171,13 @@ class Settings(BaseSettings):
         description="Ray's authentication token.",
         json_schema_extra=_SECRET,
     )
+    simulated_gpus: int = Field(
+        default=0,
+        ge=0,
+        le=64,
+        description="GPUs that the agent of a node of that Ray cluster simulates; 0: the real ones that NVML finds.",
+        json_schema_extra=_MANAGED,
+    )
     log_level: str = Field(default="INFO", description="Level of the processes' own logs.")
 
     @property

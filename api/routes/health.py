@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from fastapi import APIRouter
+import hmac
+
+from fastapi import APIRouter, Request
 from fastapi.responses import JSONResponse, Response
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 from pydantic import BaseModel
@@ -11,6 +13,7 @@ from sqlalchemy.exc import OperationalError
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 
 from api.context import Context, Ctx
+from api.errors import ApiError, ErrorCode
 from scheduler.apply import LEASE
 from store import migrate
 from store.engine import snapshot
@@ -69,8 +72,15 @@ def get_readiness(ctx: Ctx) -> JSONResponse:
     response_class=Response,
     responses={200: {"content": {"text/plain": {"schema": {"type": "string"}}}}},
 )
-def get_metrics(ctx: Ctx) -> Response:
+def get_metrics(ctx: Ctx, request: Request) -> Response:
     """Figures of the control plane; the nodes' GPUs have exporters of their own."""
+    expected = ctx.metrics_token
+    given = request.headers.get("authorization", "")
+    if expected is not None and not hmac.compare_digest(given.encode(), f"Bearer {expected}".encode()):
+        raise ApiError(
+            ErrorCode.UNAUTHENTICATED,
+            "the metrics need the token that the platform's operator gave Prometheus",
+        )
     return Response(generate_latest(ctx.registry), media_type=CONTENT_TYPE_LATEST)
 
 
