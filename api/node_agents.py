@@ -119,7 +119,7 @@ def ensure(settings: Settings) -> dict[str, str]:
         asked = {}
         for node in ray.nodes():
             name, gpus = node["Labels"].get(NODE_LABEL), node["Resources"].get("GPU", 0)
-            if not node["Alive"] or not name or not gpus:
+            if not node["Alive"] or not name or not gpus or settings.node not in {"", name}:
                 continue
             host = (
                 ray.remote(NodeHost)
@@ -179,7 +179,7 @@ def main(settings: Settings, *, is_once: bool) -> int:
         )
         return EXIT_USAGE
     settings.state_dir.mkdir(parents=True, exist_ok=True)
-    set_driver_environment(RAY_AUTH_TOKEN=settings.ray_token)
+    set_driver_environment(settings.ray_address, RAY_AUTH_TOKEN=settings.ray_token)
     ending = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: ending.set())

@@ -171,6 +171,11 @@ class Settings(BaseSettings):
         description="Ray's authentication token.",
         json_schema_extra=_SECRET,
     )
+    node: str = Field(
+        default="",
+        description="Name of the node of that Ray cluster that `agents` looks after; empty: all of them.",
+        json_schema_extra=_MANAGED,
+    )
     simulated_gpus: int = Field(
         default=0,
         ge=0,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hmac
+from typing import Literal
 
 from fastapi import APIRouter, Request
 from fastapi.responses import JSONResponse, Response
@@ -55,10 +56,10 @@ def get_health() -> HealthOut:
     response_model=ReadyOut,
     responses={503: {"model": ReadyOut, "description": "Some condition does not hold; each says why."}},
 )
-def get_readiness(ctx: Ctx) -> JSONResponse:
-    """Whether the database is at this release's migration and a scheduler holds its lease."""
+def get_readiness(ctx: Ctx, check: Literal["all", "database"] = "all") -> JSONResponse:
+    """Whether the database is at this release's migration and, unless only that is asked, a scheduler leads."""
     checks = {"database": _database(ctx)}
-    if checks["database"].is_ready:
+    if check == "all" and checks["database"].is_ready:
         checks["scheduler"] = _scheduler(ctx)
     is_ready = all(check.is_ready for check in checks.values())
     body = ReadyOut(is_ready=is_ready, checks=checks)

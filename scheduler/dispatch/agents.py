@@ -127,12 +127,14 @@ def bind(agent: NodeAgent, address: str, secret: str, port: int = 0) -> AgentSer
             time.sleep(READY_PAUSE_S)
 
 
-def set_driver_environment(**token: str) -> None:
+def set_driver_environment(ray_address: str, **token: str) -> None:
     """Prepare this process's environment for a driver of Ray; must come before Ray is imported."""
+    if ray_address.startswith("127."):
+        # Else Ray replaces loopback addresses by the first interface's and then hangs.
+        os.environ["RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"] = "0"
     os.environ.update(
         RAY_AUTH_MODE="token",
         RAY_USAGE_STATS_ENABLED="0",
-        RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER="0",
         RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO="0",
         **token,
     )
@@ -148,7 +150,7 @@ def bootstrap(config: BootstrapConfig) -> dict[str, str]:
     Raises:
         TimeoutError: an agent did not answer in time; look at Ray's logs.
     """
-    set_driver_environment(RAY_AUTH_TOKEN_PATH=str(config.ray_token_file))
+    set_driver_environment(config.ray_address, RAY_AUTH_TOKEN_PATH=str(config.ray_token_file))
     import ray  # noqa: PLC0415 - reads the environment when it is imported
 
     root = str(Path(__file__).resolve().parents[2])
