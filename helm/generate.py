@@ -17,7 +17,9 @@ from store.settings import Chart, Settings, chart_role
 
 HERE = Path(__file__).parent
 ROOT = HERE.parent
-BEGIN = "# Settings of the platform, as in docs/settings.md without KEZEK_; made from the code by `make chart`."
+BEGIN = (
+    "# Settings of the platform, as in docs/settings.md without KEZEK_; made from the code by `make chart`."
+)
 
 
 def settings() -> dict[str, Any]:
@@ -37,7 +39,12 @@ def values() -> str:
     for name, schema in settings().items():
         lines += [f"  # {schema['description']}", f"  {name}: {json.dumps(schema['default'])}"]
     block = "\n".join(lines) + "\n"
-    return re.sub(rf"(?:{re.escape(BEGIN)}\n)?^settings:.*\n(?:^  .*\n)*", lambda _: f"{BEGIN}\n{block}", text, flags=re.M)
+    return re.sub(
+        rf"(?:{re.escape(BEGIN)}\n)?^settings:.*\n(?:^  .*\n)*",
+        lambda _: f"{BEGIN}\n{block}",
+        text,
+        flags=re.MULTILINE,
+    )
 
 
 def schema() -> str:
@@ -60,7 +67,9 @@ def readme() -> str:
             continue
         match = re.match(r"( *)([A-Za-z_]+):(.*)", line)
         if match:
-            path = [(depth, key) for depth, key in path if depth < len(match[1])] + [(len(match[1]), match[2])]
+            path = [(depth, key) for depth, key in path if depth < len(match[1])] + [
+                (len(match[1]), match[2])
+            ]
             keys = [key for _, key in path]
             default = flat
             for key in keys:
@@ -73,7 +82,11 @@ def readme() -> str:
 
 def outputs() -> dict[Path, str]:
     """Every file that is made, with its content."""
-    made = {HERE / "values.yaml": values(), HERE / "values.schema.json": schema(), HERE / "README.md": readme()}
+    made = {
+        HERE / "values.yaml": values(),
+        HERE / "values.schema.json": schema(),
+        HERE / "README.md": readme(),
+    }
     for folder, pattern in (("prometheus", "*.yaml"), ("grafana", "*.json")):
         for source in sorted((ROOT / "metrics" / folder).glob(pattern)):
             made[HERE / "files" / folder / source.name] = source.read_text(encoding="utf-8")
@@ -84,7 +97,9 @@ def stale() -> list[Path]:
     """Files that are not what they should be, and files that nothing makes."""
     wanted = outputs()
     kept = {path for folder in ("prometheus", "grafana") for path in (HERE / "files" / folder).glob("*")}
-    wrong = [path for path, text in wanted.items() if not path.exists() or path.read_text(encoding="utf-8") != text]
+    wrong = [
+        path for path, text in wanted.items() if not path.exists() or path.read_text(encoding="utf-8") != text
+    ]
     return sorted({*wrong, *(kept - set(wanted))})
 
 
