@@ -16,7 +16,7 @@ export UV_NO_PROGRESS := 1
 export UV_SYSTEM_CERTS ?= 1
 unexport PYTHONPATH PYTHONHOME VIRTUAL_ENV
 
-.PHONY: help run test check format install dev jobenv lock nightly clean
+.PHONY: help run test check format install dev jobenv lock chart nightly clean
 
 help: ## Show what can be made
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -79,6 +79,9 @@ $(BIN)/uv: requirements/uv.lock
 lock: $(BIN)/uv ## Compile the hash-locked requirements anew
 	for name in uv server; do $(BIN)/uv pip compile --quiet --python-version 3.11 --generate-hashes --no-emit-index-url --no-header requirements/$$name.in -o requirements/$$name.lock; done
 	for name in dev job; do $(BIN)/uv pip compile --quiet --python-version 3.11 --generate-hashes --no-emit-index-url --no-header -c requirements/server.lock requirements/$$name.in -o requirements/$$name.lock; done
+
+chart: install ## Make what the Helm chart has from elsewhere: settings, rules, dashboards, schema, README
+	PYTHONPATH=. $(BIN)/python helm/generate.py
 
 clean: ## Remove environments and caches; the state in var/ stays
 	rm -rf $(VENV) $(JOBENV) .stamps .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache

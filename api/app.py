@@ -90,6 +90,7 @@ def create_app(
     collectors: Iterable[Collector] = (),
     project_collectors: Iterable[Collector] = (),
     now: Callable[[], datetime] = clock.now,
+    metrics_token: str | None = None,
 ) -> FastAPI:
     """Make the application.
 
@@ -100,6 +101,7 @@ def create_app(
         collectors: what `/metrics` shows to everybody; asked at each scrape.
         project_collectors: what `/metrics/projects` shows: whose job holds which GPU, what projects have left.
         now: the clock.
+        metrics_token: what `/metrics` asks for; None for nothing.
     """
     registry, projects_registry = CollectorRegistry(), CollectorRegistry()
     for collector in collectors:
@@ -115,7 +117,12 @@ def create_app(
         redoc_url=None,
     )
     app.state.context = Context(
-        engine=engine, executor=executor, registry=registry, projects_registry=projects_registry, now=now
+        engine=engine,
+        executor=executor,
+        registry=registry,
+        projects_registry=projects_registry,
+        now=now,
+        metrics_token=metrics_token,
     )
     for router in (
         public.router,

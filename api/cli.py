@@ -27,6 +27,7 @@ USAGE = """usage: kezek-server COMMAND [options]
   replay      plan the journaled cycles again and compare
   kpi         print an indicator from the database
   report      make a report from the database, or verify a report's file
+  alive       say whether a process without a listener still works
 
 `kezek-server COMMAND --help` describes a command; docs/operations.md describes them all.
 """
@@ -56,6 +57,13 @@ def _ray_local(arguments: Sequence[str]) -> int:
 def _agents(arguments: Sequence[str]) -> int:
     from scheduler.dispatch.agents import main as run
 
+    is_local = any(word.split("=")[0] in {"--ready-file", "-h", "--help"} for word in arguments)
+    return run(arguments) if is_local else _commands(["agents", *arguments])
+
+
+def _alive(arguments: Sequence[str]) -> int:
+    from api.alive import main as run
+
     return run(arguments)
 
 
@@ -77,6 +85,7 @@ _LIGHT: dict[str, Callable[[Sequence[str]], int]] = {
     "ray-local": _ray_local,
     "agents": _agents,
     "report": _report,
+    "alive": _alive,
 }
 """Commands with their own entry, which need nothing of the database or much that no other command needs."""
 

@@ -13,6 +13,7 @@ from pydantic import ValidationError
 from sqlalchemy import Engine
 from sqlalchemy.exc import OperationalError
 
+from api import production
 from store import clock, embedded, engine, migrate, seal
 from store.settings import Settings
 
@@ -76,6 +77,12 @@ def _scheduler(_options: argparse.Namespace, settings: Settings) -> int:
     return schedule(_open(settings), settings, database_url(settings), head_file(settings))
 
 
+def _agents(options: argparse.Namespace, settings: Settings) -> int:
+    from api.node_agents import main as keep
+
+    return keep(settings, is_once=options.once)
+
+
 def _migrate(_options: argparse.Namespace, settings: Settings) -> int:
     opened = engine.open_engine(database_url(settings))
     before = migrate.current(opened)
@@ -88,7 +95,8 @@ def _policy(options: argparse.Namespace, settings: Settings) -> int:
     from quota.policy import PolicyError, load_policy_text
 
     try:
-        _, policy = load_policy_text(options.file.read_text(encoding="utf-8"))
+        text = options.file.read_text(encoding="utf-8")  # once: it may be a pipe
+        _, policy = load_policy_text(text)
         if options.action == "check":
             sys.stdout.write(
                 f"policy {policy.version}: valid, {len(policy.tree)} nodes, {len(policy.routes)} routes\n"
@@ -97,7 +105,7 @@ def _policy(options: argparse.Namespace, settings: Settings) -> int:
         from quota.service import enact
 
         with engine.transaction(_open(settings)) as session:
-            enacted = enact(session, options.file.read_text(encoding="utf-8"), at=clock.now(), actor="system")
+            enacted = enact(session, text, at=clock.now(), actor="system")
     except PolicyError as error:
         sys.stderr.write(f"{options.file}: {error}\n")
         return EXIT_FAILED
@@ -218,6 +226,8 @@ def _parser() -> argparse.ArgumentParser:
     up.add_argument("--workload", type=Path, default=Path("examples/workload.yaml"), help="workload to play")
     add("api", _api, "Serve the HTTP API.")
     add("scheduler", _scheduler, "Run the scheduler and the journal's sealer.")
+    agents = add("agents", _agents, "Keep an agent on every GPU node of a Ray cluster.")
+    agents.add_argument("--once", action="store_true", help="end once an agent answers")
     add("migrate", _migrate, "Bring the database to this release.")
     policy = add("policy", _policy, "Check a quota policy, or enact it.")
     policy.add_argument("action", choices=["check", "enact"])
@@ -246,6 +256,10 @@ def run(arguments: Sequence[str]) -> int:
         logging.basicConfig(
             level=settings.log_level, format="%(asctime)s %(levelname)s %(name)s: %(message)s"
         )
+        production.check(options.command, settings)
+    except production.ProductionError as error:
+        sys.stderr.write(f"kezek-server {options.command}: {error}; docs/settings.md lists the settings\n")
+        return EXIT_USAGE
     except (ValidationError, ValueError) as error:
         sys.stderr.write(f"kezek-server {options.command}: {_settings_fault(error)}\n")
         return EXIT_USAGE

@@ -38,6 +38,7 @@ class Context:
         registry: what `/metrics` shows to everybody.
         projects_registry: what `/metrics/projects` shows to those who oversee the platform.
         now: the clock.
+        metrics_token: what `/metrics` asks for; None for nothing.
         visitors: requests of those without a token, by address.
         open_data: the public figures, computed once a minute at most.
     """
@@ -47,6 +48,7 @@ class Context:
     registry: CollectorRegistry
     projects_registry: CollectorRegistry = field(default_factory=CollectorRegistry)
     now: Callable[[], datetime] = clock.now
+    metrics_token: str | None = field(default=None, repr=False)
     followers: Followers = field(default_factory=Followers)
     visitors: RateLimit = field(default_factory=RateLimit)
     open_data: Kept[OpenData] = field(default_factory=lambda: Kept(PUBLIC_CACHE_S))

@@ -27,6 +27,7 @@ from metrics.exporter_http import loopback_address
 from metrics.idle_watch import IdleWatch
 from metrics.sampler import Sampler
 from metrics.scheduling import CallFigures, CyclePhases
+from scheduler.discovery import Discovery, expand
 from scheduler.dispatch.executor import AgentExecutor, Executor, UnreachableError
 from scheduler.nodes import AgentsFile
 from scheduler.service import LeaseLostError, SchedulerService, SchedulerSettings
@@ -49,17 +50,24 @@ class _Agents:
     """The executor for the agents of `agents.json`, made anew when their addresses change."""
 
     def __init__(self, settings: Settings, figures: CallFigures) -> None:
+        self._settings = settings
         self._figures = figures
-        self._file = AgentsFile(settings.state_dir / "agents.json")
-        self._secret_file = settings.secrets_dir / "agent.secret"
+        self._file = (
+            Discovery(settings.agents, self._secret())
+            if settings.agents
+            else AgentsFile(settings.state_dir / "agents.json")
+        )
         self._lock = threading.Lock()
         self._urls: Mapping[str, str] = {}
         self._executor: Executor | None = None
 
     def connect(self, urls: Mapping[str, str]) -> Executor:
         """An executor of the caller's own."""
-        secret = self._secret_file.read_text("utf-8").strip() if self._secret_file.exists() else ""
-        return self._figures.wrap(AgentExecutor(urls, secret))
+        return self._figures.wrap(AgentExecutor(urls, self._secret()))
+
+    def _secret(self) -> str:
+        made = self._settings.secrets_dir / "agent.secret"
+        return self._settings.agent_secret or (made.read_text("utf-8").strip() if made.exists() else "")
 
     def urls(self) -> Mapping[str, str]:
         """The agents' addresses, now."""
@@ -103,6 +111,7 @@ def serve(engine: Engine, settings: Settings) -> int:
         agents.current,
         collectors=[ControlPlane(engine), registry],
         project_collectors=[Allocated(engine, clock.now)],
+        metrics_token=settings.metrics_token,
     )
     ApiServer(
         uvicorn.Config(
@@ -120,6 +129,7 @@ def serve(engine: Engine, settings: Settings) -> int:
 
 def schedule(engine: Engine, settings: Settings, database_url: str, head_file: Path) -> int:
     """Run the scheduler, the sealer, the telemetry's sampler and the watch over idle jobs until SIGTERM."""
+    settings.state_dir.mkdir(parents=True, exist_ok=True)
     disable_created_metrics()  # type: ignore[no-untyped-call] # a series beside each counter and histogram that no query needs
     registry = CollectorRegistry()
     agents = _Agents(settings, CallFigures(registry))
@@ -137,6 +147,7 @@ def schedule(engine: Engine, settings: Settings, database_url: str, head_file: P
             keep_days=settings.keep_days,
         ),
         took=CyclePhases(registry),
+        beat=(settings.state_dir / "scheduler.alive").touch,
     )
     ending = threading.Event()
 
@@ -153,7 +164,7 @@ def schedule(engine: Engine, settings: Settings, database_url: str, head_file: P
         return EXIT_SETTING
     sealer = threading.Thread(target=_seal, args=(engine, head_file, ending.wait), name="sealer")
     sealer.start()
-    sampler = Sampler(engine, lambda: _addresses(settings.exporters), clock.now)
+    sampler = Sampler(engine, lambda: expand(settings.exporters), clock.now, settings.exporter_token)
     every_s = settings.telemetry_interval_s
     sampling = threading.Thread(target=sampler.run, args=(ending, every_s), name="sampler")
     sampling.start()
@@ -188,10 +199,6 @@ def _serve_metrics(listen: str, registry: CollectorRegistry) -> WSGIServer | Non
     host, port = loopback_address(listen)
     server, _ = start_http_server(port, host, registry)
     return server
-
-
-def _addresses(setting: str) -> list[str]:
-    return [address.strip() for address in setting.split(",") if address.strip()]
 
 
 def _seal(engine: Engine, head_file: Path, wait: Callable[[float], bool]) -> None:

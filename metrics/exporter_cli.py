@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import argparse
 import logging
-import platform
 import signal
 import sys
 import threading
@@ -18,8 +17,10 @@ from typing import Final
 
 from prometheus_client.exposition import generate_latest
 
+from metrics import exporter_settings
 from metrics.exporter import Exporter, GpuCollector, NodeSpec, collection_limit_s
 from metrics.exporter_http import ExporterServer, loopback_address
+from metrics.exporter_settings import ExporterSettings
 from metrics.nvml import MAX_GPUS_PER_NODE, GpuSource, open_source
 from metrics.simulated import Holders, SimulatedGpu, SimulatedSource, simulated_uuid, utc_now
 from metrics.simulated_file import HoldersFile, SimulatedNode, SimulationFileError, read_simulation
@@ -42,20 +43,31 @@ def main(argv: Sequence[str] | None = None) -> int:
         Exit status: 0 after SIGTERM or SIGINT or a successful ``--once``, else
         ``EXIT_COLLECTION_FAILED`` or ``EXIT_USAGE``.
     """
-    options = _parser().parse_args(argv)
-    logging.basicConfig(level=logging.INFO, stream=sys.stderr, format="exporter: %(levelname)s %(message)s")
     try:
-        address = loopback_address(options.listen)
+        settings = exporter_settings.load()
+        options = _parser(settings).parse_args(argv)
+        logging.basicConfig(
+            level=settings.log_level, stream=sys.stderr, format="exporter: %(levelname)s %(message)s"
+        )
+        exporter_settings.check_listener(options.listen, settings.token, is_production=settings.is_production)
+        address = loopback_address(options.listen, is_any_allowed=settings.token is not None)
         exporter = Exporter(_nodes(options))
     except (ValueError, SimulationFileError) as error:
         sys.stderr.write(f"exporter: {error}\n")
         return EXIT_USAGE
     if options.once:
         return _print_once(exporter)
-    return _serve(exporter, address, is_simulated=options.simulated)
+    try:
+        server = ExporterServer(address, exporter, is_simulated=options.simulated, token=settings.token)
+    except OSError as error:
+        sys.stderr.write(
+            f"exporter: cannot listen on {address[0]}:{address[1]} ({error.strerror}); is it taken?\n"
+        )
+        return EXIT_USAGE
+    return _serve(server)
 
 
-def _parser() -> argparse.ArgumentParser:
+def _parser(settings: ExporterSettings) -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="kezek-server exporter",
         description="GPU telemetry of one node in Prometheus' format, from NVML or simulated.",
@@ -65,18 +77,19 @@ def _parser() -> argparse.ArgumentParser:
     which.add_argument(
         "--nodes-file", type=Path, metavar="FILE", help="simulated nodes and who holds their GPUs"
     )
-    which.add_argument("--node", default=platform.node(), help="name of the node (default: this host's)")
+    which.add_argument("--node", default=settings.node, help="name of the node (default: %(default)s)")
     parser.add_argument(
         "--gpus",
         type=_gpu_count,
+        default=settings.gpus or None,
         metavar="N",
         help=f"GPUs the node must have; with --simulated, to make up (default {_DEFAULT_SIMULATED_GPUS})",
     )
     parser.add_argument(
         "--listen",
-        default="127.0.0.1:0",
+        default=settings.listen,
         metavar="HOST:PORT",
-        help="loopback address; port 0 takes a free one and prints it (default %(default)s)",
+        help="any but a loopback address needs a token; port 0 takes a free one and prints it (default %(default)s)",
     )
     parser.add_argument(
         "--once", action="store_true", help="print one scrape and exit; 1 if collection failed"
@@ -131,20 +144,13 @@ def _print_once(exporter: Exporter) -> int:
     return 0 if all(reading.is_success for reading in collector.last) else EXIT_COLLECTION_FAILED
 
 
-def _serve(exporter: Exporter, address: tuple[str, int], *, is_simulated: bool) -> int:
-    try:
-        server = ExporterServer(address, exporter, is_simulated=is_simulated)
-    except OSError as error:
-        sys.stderr.write(
-            f"exporter: cannot listen on {address[0]}:{address[1]} ({error.strerror}); is it taken?\n"
-        )
-        return EXIT_USAGE
+def _serve(server: ExporterServer) -> int:
     with server:
         # shutdown() waits for the loop that the signal interrupts, so it is called from another thread.
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, lambda *_: threading.Thread(target=server.shutdown, daemon=True).start())
-        label = " (simulated)" if is_simulated else ""
-        sys.stdout.write(f"exporter: listening on http://{address[0]}:{server.server_port}{label}\n")
+        label = " (simulated)" if server.is_simulated else ""
+        sys.stdout.write(f"exporter: listening on http://{server.server_name}:{server.server_port}{label}\n")
         sys.stdout.flush()
         server.serve_forever(poll_interval=0.1)
     return 0

@@ -1,11 +1,12 @@
-"""The exporter's HTTP server: ``/``, ``/metrics``, ``/-/healthy``. Loopback only.
+"""The exporter's HTTP server: ``/``, ``/metrics``, ``/-/healthy``.
 
-Metrics carry no secret, but the server speaks neither TLS nor authentication: on a cluster a proxy in the
-same network namespace (kube-rbac-proxy, exporter_exporter) faces the network.
+On a loopback address everybody may read. On any other one ``/metrics`` asks for a bearer token. The server speaks no
+TLS: where the network between the nodes is not trusted, a mesh or a proxy in the same network namespace encrypts.
 """
 
 from __future__ import annotations
 
+import hmac
 import ipaddress
 import logging
 import socket
@@ -37,11 +38,12 @@ _PAGE: Final = """<!doctype html>
 _log = logging.getLogger(__name__)
 
 
-def loopback_address(listen: str) -> tuple[str, int]:
+def loopback_address(listen: str, *, is_any_allowed: bool = False) -> tuple[str, int]:
     """Host and port of ``HOST:PORT``.
 
     Args:
         listen: An IPv4 loopback address and a port, 0 for a free one.
+        is_any_allowed: Any IPv4 address will do: a token is asked for.
 
     Raises:
         ValueError: Anything else.
@@ -54,9 +56,10 @@ def loopback_address(listen: str) -> tuple[str, int]:
         raise ValueError(
             f"cannot listen on {listen!r}: give an IPv4 address and a port, 127.0.0.1:0 say"
         ) from error
-    if not is_loopback:
+    if not is_loopback and not is_any_allowed:
         raise ValueError(
-            f"cannot listen on {listen!r}: only loopback addresses are served; put a proxy with TLS in front"
+            f"cannot listen on {listen!r}: without a token only loopback addresses are served; set "
+            "KEZEK_EXPORTER_TOKEN_FILE"
         )
     if not 0 <= number <= 65535:  # noqa: PLR2004 (the range of ports)
         raise ValueError(f"cannot listen on {listen!r}: a port is 0 to 65535")
@@ -70,16 +73,24 @@ class ExporterServer(ThreadingHTTPServer):
         address: Host and port, port 0 for a free one; ``server_port`` tells which.
         exporter: What collects.
         is_simulated: The landing page says so.
+        token: What ``/metrics`` asks for, None for nothing.
     """
 
     daemon_threads = True
     request_queue_size = MAX_CONNECTIONS  # the base class's 5 makes a burst of clients wait for a retransmit
 
-    def __init__(self, address: tuple[str, int], exporter: Exporter, *, is_simulated: bool) -> None:
+    def __init__(
+        self, address: tuple[str, int], exporter: Exporter, *, is_simulated: bool, token: str | None = None
+    ) -> None:
         self.exporter = exporter
+        self._expected = None if token is None else f"Bearer {token}".encode()
         self.is_simulated = is_simulated
         self._slots = threading.BoundedSemaphore(MAX_CONNECTIONS)
         super().__init__(address, _Handler)
+
+    def may_read(self, authorization: str) -> bool:
+        """Whether a request with this ``Authorization`` header may read the metrics."""
+        return self._expected is None or hmac.compare_digest(authorization.encode(), self._expected)
 
     def server_bind(self) -> None:
         """Bind without the base class's reverse look-up of the host's name, which may ask the network."""
@@ -122,7 +133,9 @@ class _Handler(BaseHTTPRequestHandler):
 
     def do_GET(self) -> None:
         path = self.path.partition("?")[0]
-        if path == "/metrics":
+        if path == "/metrics" and not self.server.may_read(self.headers.get("Authorization", "")):
+            self._answer(HTTPStatus.UNAUTHORIZED, _PLAIN, b"the token is missing or wrong\n")
+        elif path == "/metrics":
             self._metrics()
         elif path == "/-/healthy":
             self._answer(HTTPStatus.OK, _PLAIN, b"ok\n")
@@ -152,6 +165,8 @@ class _Handler(BaseHTTPRequestHandler):
             self.send_response(status)
             self.send_header("Content-Type", content_type)
             self.send_header("Content-Length", str(len(body)))
+            if status is HTTPStatus.UNAUTHORIZED:
+                self.send_header("WWW-Authenticate", "Bearer")
             self.end_headers()
             self.wfile.write(body)
         except ConnectionError:

@@ -50,15 +50,21 @@ class Sampler:
         engine: The platform's database.
         exporters: Base addresses of the exporters, asked at each tick.
         clock: Now, aware UTC.
+        token: What the exporters ask for, None for nothing.
     """
 
     def __init__(
-        self, engine: Engine, exporters: Callable[[], Sequence[str]], clock: Callable[[], datetime]
+        self,
+        engine: Engine,
+        exporters: Callable[[], Sequence[str]],
+        clock: Callable[[], datetime],
+        token: str | None = None,
     ) -> None:
         self._engine = engine
         self._exporters = exporters
         self._clock = clock
-        self._client = httpx.Client(timeout=FETCH_TIMEOUT_S)
+        headers = {"Authorization": f"Bearer {token}"} if token else {}
+        self._client = httpx.Client(timeout=FETCH_TIMEOUT_S, headers=headers)
         self._last: dict[str, Reading] = {}
         self._failing: frozenset[str] = frozenset()
 

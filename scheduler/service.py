@@ -133,6 +133,7 @@ class SchedulerService:
         connect: an executor for such addresses; closing it is the caller's.
         settings: of this process.
         took: told of each phase of a cycle (read, plan, apply) and its seconds.
+        beat: called at each turn, also while another process leads; whoever watches this one looks for it.
     """
 
     def __init__(
@@ -143,8 +144,10 @@ class SchedulerService:
         settings: SchedulerSettings,
         *,
         took: Callable[[str, float], None] = lambda _phase, _seconds: None,
+        beat: Callable[[], None] = lambda: None,
     ) -> None:
         self._took = took
+        self._beat = beat
         self._engine = engine
         self._urls = urls
         self._connect = connect
@@ -207,6 +210,7 @@ class SchedulerService:
 
     def _acquire(self) -> lease.Held | None:
         while not self._stopping.is_set():
+            self._beat()
             try:
                 with transaction(self._engine) as session:
                     held = self._take_lease(session)
@@ -268,6 +272,7 @@ class SchedulerService:
     def _work(self, leader: Leader, pool: ThreadPoolExecutor) -> None:
         while not self._stopping.is_set():
             is_partial = False
+            self._beat()
             try:
                 leader = self._follow_nodes(leader)
                 is_partial = self._turn(leader, pool)

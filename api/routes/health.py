@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from fastapi import APIRouter
+import hmac
+from typing import Literal
+
+from fastapi import APIRouter, Request
 from fastapi.responses import JSONResponse, Response
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 from pydantic import BaseModel
@@ -12,7 +15,7 @@ from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 
 from api.auth import Caller, require
 from api.context import Context, Ctx
-from api.errors import ErrorCode, documented
+from api.errors import ApiError, ErrorCode, documented
 from scheduler.apply import LEASE
 from store import migrate
 from store.engine import snapshot
@@ -55,10 +58,10 @@ def get_health() -> HealthOut:
     response_model=ReadyOut,
     responses={503: {"model": ReadyOut, "description": "Some condition does not hold; each says why."}},
 )
-def get_readiness(ctx: Ctx) -> JSONResponse:
-    """Whether the database is at this release's migration and a scheduler holds its lease."""
+def get_readiness(ctx: Ctx, check: Literal["all", "database"] = "all") -> JSONResponse:
+    """Whether the database is at this release's migration and, unless only that is asked, a scheduler leads."""
     checks = {"database": _database(ctx)}
-    if checks["database"].is_ready:
+    if check == "all" and checks["database"].is_ready:
         checks["scheduler"] = _scheduler(ctx)
     is_ready = all(check.is_ready for check in checks.values())
     body = ReadyOut(is_ready=is_ready, checks=checks)
@@ -72,8 +75,15 @@ def get_readiness(ctx: Ctx) -> JSONResponse:
     response_class=Response,
     responses={200: {"content": {"text/plain": {"schema": {"type": "string"}}}}},
 )
-def get_metrics(ctx: Ctx) -> Response:
+def get_metrics(ctx: Ctx, request: Request) -> Response:
     """Figures of the control plane; the nodes' GPUs have exporters of their own."""
+    expected = ctx.metrics_token
+    given = request.headers.get("authorization", "")
+    if expected is not None and not hmac.compare_digest(given.encode(), f"Bearer {expected}".encode()):
+        raise ApiError(
+            ErrorCode.UNAUTHENTICATED,
+            "the metrics need the token that the platform's operator gave Prometheus",
+        )
     return Response(generate_latest(ctx.registry), media_type=CONTENT_TYPE_LATEST)
 
 

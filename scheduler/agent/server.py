@@ -50,8 +50,8 @@ class AgentServer(ThreadingHTTPServer):
     request_queue_size = 128
     allow_reuse_address = True
 
-    def __init__(self, agent: NodeAgent, address: str, secret: str) -> None:
-        """Bind where the agent was bound before, else to a free port, which is kept.
+    def __init__(self, agent: NodeAgent, address: str, secret: str, port: int = 0) -> None:
+        """Bind to the port given, else where the agent was bound before, else to a free one, which is kept.
 
         Raises:
             OSError: the address or the former port cannot be bound.
@@ -62,9 +62,9 @@ class AgentServer(ThreadingHTTPServer):
         self.agent = agent
         self.secret = f"Bearer {secret}".encode()
         self._room = threading.BoundedSemaphore(MAX_CONNECTIONS)
-        super().__init__((address, agent.port), _Handler)
+        super().__init__((address, port or agent.port), _Handler)
         self.url = f"http://{address}:{self.server_address[1]}"
-        if agent.port == 0:
+        if agent.port == 0 and port == 0:
             agent.keep_port(self.server_address[1])
 
     def server_bind(self) -> None:

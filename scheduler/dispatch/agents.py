@@ -103,7 +103,7 @@ class AgentHost:
             )
         )
         secret = config.secret_file.read_text("utf-8").strip()
-        self._server = _bind(agent, node.address, secret)
+        self._server = bind(agent, node.address, secret)
         threading.Thread(target=self._server.serve_forever, name="agent-http", daemon=True).start()
 
     def url(self) -> str:
@@ -111,15 +111,34 @@ class AgentHost:
         return self._server.url
 
 
-def _bind(agent: NodeAgent, address: str, secret: str) -> AgentServer:
+def bind(agent: NodeAgent, address: str, secret: str, port: int = 0) -> AgentServer:
+    """Serve an agent, waiting a while for a dying predecessor to leave its port.
+
+    Raises:
+        OSError: the port was not to be had in time.
+    """
     deadline = time.monotonic() + BIND_TIMEOUT_S
     while True:
         try:
-            return AgentServer(agent, address, secret)
+            return AgentServer(agent, address, secret, port)
         except OSError:
             if time.monotonic() >= deadline:
                 raise
             time.sleep(READY_PAUSE_S)
+
+
+def set_driver_environment(ray_address: str, **token: str) -> None:
+    """Prepare this process's environment for a driver of Ray; must come before Ray is imported."""
+    if ray_address.startswith("127."):
+        # Else Ray replaces loopback addresses by the first interface's and then hangs.
+        os.environ["RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"] = "0"
+    os.environ.update(
+        RAY_AUTH_MODE="token",
+        RAY_USAGE_STATS_ENABLED="0",
+        RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO="0",
+        **token,
+    )
+    os.environ.pop("RAY_ADDRESS", None)  # it would win over the address given
 
 
 def bootstrap(config: BootstrapConfig) -> dict[str, str]:
@@ -131,14 +150,7 @@ def bootstrap(config: BootstrapConfig) -> dict[str, str]:
     Raises:
         TimeoutError: an agent did not answer in time; look at Ray's logs.
     """
-    os.environ.update(
-        RAY_AUTH_MODE="token",
-        RAY_AUTH_TOKEN_PATH=str(config.ray_token_file),
-        RAY_USAGE_STATS_ENABLED="0",
-        RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER="0",
-        RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO="0",
-    )
-    os.environ.pop("RAY_ADDRESS", None)  # it would win over the address given
+    set_driver_environment(config.ray_address, RAY_AUTH_TOKEN_PATH=str(config.ray_token_file))
     import ray  # noqa: PLC0415 - reads the environment when it is imported
 
     root = str(Path(__file__).resolve().parents[2])
@@ -227,7 +239,12 @@ def nodes_of(ready: object, flavor: str, inventory: object = None) -> tuple[Agen
 
 def parser() -> argparse.ArgumentParser:
     """The command line."""
-    p = argparse.ArgumentParser(prog="scheduler.dispatch.agents", description=__doc__)
+    p = argparse.ArgumentParser(
+        prog="kezek-server agents",
+        description=__doc__,
+        epilog="Without --ready-file: follow the Ray cluster at KEZEK_RAY_ADDRESS and keep an agent on each of its "
+        "nodes until SIGTERM; --once ends when all answer. docs/agents.md tells more.",
+    )
     p.add_argument("--ready-file", type=Path, required=True, help="ready file of the local cluster")
     p.add_argument("--token-file", type=Path, required=True, help="file of Ray's token")
     p.add_argument("--secret-file", type=Path, required=True, help="file of the agents' secret")

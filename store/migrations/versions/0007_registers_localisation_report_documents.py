@@ -71,7 +71,11 @@ def upgrade() -> None:
     )
     op.create_index("ix_dossier_documents_expires_on", "dossier_documents", ["expires_on"], unique=False)
     op.create_index(
-        "uq_dossier_documents_number", "dossier_documents", ["dossier_id", "code", "number"], unique=True, postgresql_where=sa.text("withdrawn_at IS NULL")
+        "uq_dossier_documents_number",
+        "dossier_documents",
+        ["dossier_id", "code", "number"],
+        unique=True,
+        postgresql_where=sa.text("withdrawn_at IS NULL"),
     )
     op.create_table(
         "dossier_parties",
