@@ -21,9 +21,11 @@ _BEARER = HTTPBearer(
 )
 
 
-def caller_of(
-    ctx: Ctx, credentials: Annotated[HTTPAuthorizationCredentials | None, Depends(_BEARER)]
-) -> Principal:
+Credentials = Annotated[HTTPAuthorizationCredentials | None, Depends(_BEARER)]
+"""The bearer token as it was sent, or None."""
+
+
+def caller_of(ctx: Ctx, credentials: Credentials) -> Principal:
     """The authenticated caller of this request.
 
     Raises:

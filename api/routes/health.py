@@ -13,7 +13,7 @@ from sqlalchemy import select
 from sqlalchemy.exc import OperationalError
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 
-from api.auth import Caller, require
+from api.auth import Credentials, caller_of, require
 from api.context import Context, Ctx
 from api.errors import ApiError, ErrorCode, documented
 from scheduler.apply import LEASE
@@ -77,9 +77,7 @@ def get_readiness(ctx: Ctx, check: Literal["all", "database"] = "all") -> JSONRe
 )
 def get_metrics(ctx: Ctx, request: Request) -> Response:
     """Figures of the control plane; the nodes' GPUs have exporters of their own."""
-    expected = ctx.metrics_token
-    given = request.headers.get("authorization", "")
-    if expected is not None and not hmac.compare_digest(given.encode(), f"Bearer {expected}".encode()):
+    if ctx.metrics_token is not None and not _is_prometheus(ctx, request):
         raise ApiError(
             ErrorCode.UNAUTHENTICATED,
             "the metrics need the token that the platform's operator gave Prometheus",
@@ -97,10 +95,17 @@ def get_metrics(ctx: Ctx, request: Request) -> Response:
         **documented(ErrorCode.FORBIDDEN),
     },
 )
-def get_project_metrics(ctx: Ctx, caller: Caller) -> Response:
-    """Whose job holds which GPU and what projects have left: for those who oversee the platform, by their token."""
-    require(caller, Action.READ)
+def get_project_metrics(ctx: Ctx, request: Request, credentials: Credentials) -> Response:
+    """Whose job holds which GPU and what projects have left: for Prometheus, and for those who oversee the platform."""
+    if ctx.metrics_token is None or not _is_prometheus(ctx, request):
+        require(caller_of(ctx, credentials), Action.READ)
     return Response(generate_latest(ctx.projects_registry), media_type=CONTENT_TYPE_LATEST)
+
+
+def _is_prometheus(ctx: Context, request: Request) -> bool:
+    """Whether the request bears the metrics' own token (`KEZEK_METRICS_TOKEN`)."""
+    given = request.headers.get("authorization", "")
+    return hmac.compare_digest(given.encode(), f"Bearer {ctx.metrics_token}".encode())
 
 
 def _database(ctx: Context) -> CheckOut:

@@ -8,13 +8,16 @@ from typing import Any
 import pytest
 from sqlalchemy import func, select, update
 
+from api.app import create_app
 from api.i18n import LANGUAGES, translate
 from api.tables import IdempotencyRow
+from metrics.allocated import Allocated
 from scheduler.dispatch.fake import FakeExecutor, Script
 from scheduler.model import JobState
 from scheduler.tables import JobRow
 from store.engine import transaction
 from tests.api.conftest import AT, NODES, World
+from tests.api.serving import serving
 
 
 def submit(world: World, key: str, **changes: Any) -> Any:
@@ -343,6 +346,22 @@ def test_metrics_that_name_projects_are_for_those_who_oversee_the_platform(world
     assert world.call("uni-researcher", "GET", "/metrics/projects").json()["code"] == "FORBIDDEN"
     assert "kezek_project_granted_device_seconds" in world.call("auditor", "GET", "/metrics/projects").text
     assert "project" not in world.call(None, "GET", "/metrics").text
+
+
+def test_the_metrics_own_token_opens_both_pages_and_nothing_else(world: World) -> None:
+    registered = [Allocated(world.engine, world.clock)]
+    app = create_app(
+        world.engine, world.executor, project_collectors=registered, now=world.clock, metrics_token="s" * 32
+    )
+    with serving(app) as client:
+        bearer = {"Authorization": f"Bearer {'s' * 32}"}
+        for path in ("/metrics", "/metrics/projects"):
+            assert client.get(path, headers=bearer).status_code == 200
+            assert client.get(path).json()["code"] == "UNAUTHENTICATED"
+            assert (
+                client.get(path, headers={"Authorization": "Bearer no"}).json()["code"] == "UNAUTHENTICATED"
+            )
+        assert client.get("/v1/jobs", headers=bearer).json()["code"] == "UNAUTHENTICATED"
 
 
 @pytest.mark.parametrize("language", LANGUAGES)
