@@ -23,6 +23,7 @@ USAGE = """usage: kezek-server COMMAND [options]
   token       issue an operator's token
   audit       verify the journal's chain
   ledger      verify the ledger's balances
+  simulate    replay a trace of another cluster and print its figures
   replay      plan the journaled cycles again and compare
   kpi         print an indicator from the database
 
@@ -57,6 +58,12 @@ def _agents(arguments: Sequence[str]) -> int:
     return run(arguments)
 
 
+def _simulate(arguments: Sequence[str]) -> int:
+    from scheduler.simulate_cli import simulate_main as run  # noqa: PLC0415 - rooms are loaded lazily
+
+    return run(arguments)
+
+
 def _commands(arguments: Sequence[str]) -> int:
     from api.commands import run
 
@@ -68,6 +75,7 @@ _LIGHT: dict[str, Callable[[Sequence[str]], int]] = {
     "agent": _agent,
     "ray-local": _ray_local,
     "agents": _agents,
+    "simulate": _simulate,
 }
 """Commands with their own entry, which need nothing of the database."""
 

@@ -21,6 +21,7 @@ class StopWhy(StrEnum):
     NODE_LOST = "node_lost"
     LAUNCH_REFUSED = "launch_refused"
     PLATFORM_STOPPED = "platform_stopped"
+    PREEMPTED = "preempted"
 
 
 class StopSignal(StrEnum):
@@ -199,6 +200,14 @@ class PlatformStopping:
     at_ms: int
 
 
+@dataclass(frozen=True, slots=True)
+class GraceEnded:
+    """The attempt was given notice for another job, and its grace is over: it gives its GPUs back."""
+
+    attempt_id: AttemptId
+    at_ms: int
+
+
 AttemptFact = (
     Admitted
     | LaunchCommitted
@@ -208,6 +217,7 @@ AttemptFact = (
     | ExpireRequested
     | AbsenceProven
     | PlatformStopping
+    | GraceEnded
 )
 Fact = AttemptFact | CancelRequested | NodeLost
 

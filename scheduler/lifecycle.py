@@ -21,6 +21,7 @@ from scheduler.facts import (
     ExpireRequested,
     Fact,
     Finish,
+    GraceEnded,
     JobView,
     LaunchCommitted,
     LaunchRefused,
@@ -262,6 +263,10 @@ def _platform_stopping(job: JobView, fact: PlatformStopping) -> Outcome:
     return _stopping(job, StopWhy.PLATFORM_STOPPED, Verdict(JobState.NODE_FAIL), fact.at_ms)
 
 
+def _grace_ended(job: JobView, fact: GraceEnded) -> Outcome:
+    return _stopping(job, StopWhy.PREEMPTED, Verdict(JobState.PREEMPTED), fact.at_ms)
+
+
 def _absent(job: JobView, fact: AbsenceProven) -> Outcome:
     if _attempt(job).stop_why is None:
         # Ranks vanished without a word: that is their nodes' doing.
@@ -309,6 +314,8 @@ def _ended(job: JobView, at_ms: int) -> Outcome:
         job = replace(job, node_failures=job.node_failures + is_failure)
         is_tried_again = job.node_failures <= NODE_FAIL_RETRY_LIMIT
         back_off_until_ms = 0
+    elif verdict.state is JobState.PREEMPTED:
+        is_tried_again, back_off_until_ms = True, 0
     else:
         is_refused = attempt.stop_why is StopWhy.LAUNCH_REFUSED
         job = replace(job, launch_refusals=job.launch_refusals + is_refused)
@@ -367,6 +374,7 @@ _TABLE: Final[Mapping[JobState, Mapping[type, Handler | str]]] = {
         NodeLost: _on(_node_lost),
         AbsenceProven: _on(_absent),
         PlatformStopping: _on(_platform_stopping),
+        GraceEnded: _on(_grace_ended),
     },
     JobState.RUNNING: {
         LaunchCommitted: _on(_committed),
@@ -378,6 +386,7 @@ _TABLE: Final[Mapping[JobState, Mapping[type, Handler | str]]] = {
         NodeLost: _on(_node_lost),
         AbsenceProven: _on(_absent),
         PlatformStopping: _on(_platform_stopping),
+        GraceEnded: _on(_grace_ended),
     },
     JobState.COMPLETING: {
         LaunchCommitted: _on(_committed),
@@ -389,6 +398,7 @@ _TABLE: Final[Mapping[JobState, Mapping[type, Handler | str]]] = {
         NodeLost: "already_stopping",
         AbsenceProven: _on(_absent),
         PlatformStopping: "already_stopping",
+        GraceEnded: "already_stopping",
     },
 }
 """What each fact does in each state; a word says why it changes nothing; what is missing cannot happen."""
@@ -403,5 +413,6 @@ _FINAL: Final[Mapping[type, str]] = {
     NodeLost: "already_ended",
     AbsenceProven: "already_ended",
     PlatformStopping: "already_ended",
+    GraceEnded: "already_ended",
 }
 """A job that ended takes no fact any more; only another admission would be a broken rule."""
