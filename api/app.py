@@ -17,7 +17,7 @@ from api.answers import Problem
 from api.context import Context
 from api.examples import EXAMPLES, POLICY_EXAMPLE
 from api.limits import BodyLimit
-from api.routes import files, health, jobs, products, public, quota, tenants
+from api.routes import files, health, jobs, products, public, quota, telemetry, tenants
 from scheduler.dispatch.executor import Executor
 from store import clock
 
@@ -96,6 +96,7 @@ def create_app(
         quota.router,
         jobs.router,
         files.router,
+        telemetry.router,
         products.router,
         health.router,
     ):

@@ -26,6 +26,7 @@ USAGE = """usage: kezek-server COMMAND [options]
   simulate    replay a trace of another cluster and print its figures
   replay      plan the journaled cycles again and compare
   kpi         print an indicator from the database
+  report      make a report from the database, or verify a report's file
 
 `kezek-server COMMAND --help` describes a command; docs/operations.md describes them all.
 """
@@ -60,6 +61,8 @@ def _agents(arguments: Sequence[str]) -> int:
 
 def _simulate(arguments: Sequence[str]) -> int:
     from scheduler.simulate_cli import simulate_main as run  # noqa: PLC0415 - rooms are loaded lazily
+def _report(arguments: Sequence[str]) -> int:
+    from api.reports import main as run
 
     return run(arguments)
 
@@ -76,8 +79,9 @@ _LIGHT: dict[str, Callable[[Sequence[str]], int]] = {
     "ray-local": _ray_local,
     "agents": _agents,
     "simulate": _simulate,
+    "report": _report,
 }
-"""Commands with their own entry, which need nothing of the database."""
+"""Commands with their own entry, which need nothing of the database or much that no other command needs."""
 
 
 def main() -> int:

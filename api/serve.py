@@ -19,7 +19,9 @@ from sqlalchemy import Engine
 from sqlalchemy.exc import DBAPIError
 
 from api.app import create_app
+from metrics.allocated import Allocated
 from metrics.controlplane import ControlPlane
+from metrics.sampler import Sampler
 from scheduler.dispatch.executor import AgentExecutor, Executor, UnreachableError
 from scheduler.nodes import AgentsFile
 from scheduler.service import LeaseLostError, SchedulerService, SchedulerSettings
@@ -85,7 +87,7 @@ class ApiServer(uvicorn.Server):
 def serve(engine: Engine, settings: Settings) -> int:
     """Serve the HTTP API until SIGTERM; return the exit code."""
     agents = _Agents(settings)
-    app = create_app(engine, agents.current, collectors=[ControlPlane(engine)])
+    app = create_app(engine, agents.current, collectors=[ControlPlane(engine), Allocated(engine, clock.now)])
     ApiServer(
         uvicorn.Config(
             app,
@@ -101,7 +103,7 @@ def serve(engine: Engine, settings: Settings) -> int:
 
 
 def schedule(engine: Engine, settings: Settings, database_url: str, head_file: Path) -> int:
-    """Run the scheduler and the sealer until SIGTERM; return the exit code."""
+    """Run the scheduler, the sealer and the telemetry's sampler until SIGTERM; return the exit code."""
     agents = _Agents(settings)
     service = SchedulerService(
         engine,
@@ -127,6 +129,9 @@ def schedule(engine: Engine, settings: Settings, database_url: str, head_file: P
         signal.signal(number, end)
     sealer = threading.Thread(target=_seal, args=(engine, head_file, ending.wait), name="sealer")
     sealer.start()
+    sampler = Sampler(engine, lambda: _addresses(settings.exporters), clock.now)
+    sampling = threading.Thread(target=sampler.run, args=(ending,), name="sampler")
+    sampling.start()
     try:
         service.run()
     except LeaseLostError as error:
@@ -135,7 +140,13 @@ def schedule(engine: Engine, settings: Settings, database_url: str, head_file: P
     finally:
         ending.set()
         sealer.join()
+        sampling.join()
+        sampler.close()
     return 0
+
+
+def _addresses(setting: str) -> list[str]:
+    return [address.strip() for address in setting.split(",") if address.strip()]
 
 
 def _seal(engine: Engine, head_file: Path, wait: Callable[[float], bool]) -> None:

@@ -20,8 +20,10 @@ from typing import Final, TypeVar
 from prometheus_client.core import Metric
 from prometheus_client.registry import Collector
 
+from metrics.attribution import Known
 from metrics.families import GpuReading, NodeReading, families
 from metrics.nvml import GpuIdentity, GpuLostError, GpuSource
+from metrics.procfs import use_of
 from metrics.watchdog import Lane
 
 #: Longest collection when the scraper does not say how long it waits: Prometheus' default time-out.
@@ -119,6 +121,7 @@ class NodeReader:
             is_success=is_success,
             duration_s=time.monotonic() - started_s,
             last_success_at_s=self._last_success_at_s,
+            xids=() if self._source is None else self._source.xids(),
         )
 
     def _count_devices(self, deadline_s: float, problems: set[str]) -> bool:
@@ -164,7 +167,10 @@ class NodeReader:
             return GpuReading(None, sample=None, is_complete=True)
         self._identities[index] = identity
         sample = source.sample(identity.uuid)
-        return GpuReading(identity, sample, is_complete=not sample.failures)
+        # Who is behind a pid is read at once, before it can be another process's.
+        is_real = sample.processes is not None and not source.is_simulated
+        use = use_of(sample.processes or (), Known()) if is_real else None
+        return GpuReading(identity, sample, is_complete=not sample.failures, use=use)
 
     def _read_all(self, source: GpuSource, indexes: Sequence[int]) -> tuple[GpuReading, ...]:
         return tuple(self._read_gpu(source, index) for index in indexes)

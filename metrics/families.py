@@ -9,13 +9,19 @@ Source: Prometheus, "Writing exporters" and "Metric and label naming".
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Final, TypeVar
+from typing import Final
 
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 
-from metrics.nvml import CLOCK_EVENT_REASONS, GpuIdentity, GpuSample
+from metrics.attribution import GpuUse
+from metrics.families_gpu import MIG_FAMILIES, SAMPLE_FAMILIES
+from metrics.nvml import GpuIdentity, GpuSample, MigInstance, XidHistory
+
+#: Attempts shown for one GPU: a whole GPU is one attempt's, a split one has 7 slices. Ids come from
+#: environments that a tenant may have written, so their number must have a limit.
+MAX_ATTEMPTS_PER_GPU: Final = 16
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,11 +32,13 @@ class GpuReading:
         identity: None if the GPU could not be identified since the exporter started.
         sample: None if the GPU did not answer in time or answered with an error.
         is_complete: Nothing failed; a GPU that says it is lost is complete.
+        use: Who uses it; None where its processes cannot be read or are not real.
     """
 
     identity: GpuIdentity | None
     sample: GpuSample | None
     is_complete: bool
+    use: GpuUse | None = None
 
     @property
     def is_up(self) -> bool:
@@ -50,6 +58,7 @@ class NodeReading:
         is_success: GPUs were found and nothing failed.
         duration_s: How long the collection took.
         last_success_at_s: Unix time of the last success, or None if there was none.
+        xids: What happened to each GPU known so far; does not depend on the collection's success.
     """
 
     node: str
@@ -59,29 +68,7 @@ class NodeReading:
     is_success: bool
     duration_s: float
     last_success_at_s: float | None
-
-
-_Name = TypeVar("_Name", bound=str)
-_Labelled = Iterator[tuple[tuple[str, ...], float]]
-
-
-@dataclass(frozen=True, slots=True)
-class _SampleFamily:
-    """A family with the UUID as first label, its others, and how its values are got from a sample."""
-
-    name: str
-    help: str
-    labels: tuple[str, ...]
-    values: Callable[[GpuSample], _Labelled]
-    is_counter: bool = False
-
-    def metric(self, samples: Sequence[GpuSample]) -> Metric:
-        kind = CounterMetricFamily if self.is_counter else GaugeMetricFamily
-        family = kind(self.name, self.help, labels=("uuid", *self.labels))
-        for sample in samples:
-            for labels, value in self.values(sample):
-                family.add_metric((sample.uuid, *labels), value)
-        return family
+    xids: tuple[XidHistory, ...] = ()
 
 
 def families(readings: Sequence[NodeReading]) -> Iterator[Metric]:
@@ -95,9 +82,14 @@ def families(readings: Sequence[NodeReading]) -> Iterator[Metric]:
         *_collection(readings),
         _info(readings),
         _up(readings),
+        *_use(readings),
+        *_xids(readings),
+        _mig_info(readings),
     ]
     samples = [gpu.sample for reading in readings for gpu in reading.gpus if gpu.sample and gpu.sample.is_up]
-    candidates.extend(family.metric(samples) for family in _SAMPLE_FAMILIES)
+    candidates.extend(family.metric(samples) for family in SAMPLE_FAMILIES)
+    instances = [instance for sample in samples for instance in sample.mig_instances]
+    candidates.extend(family.metric(instances) for family in MIG_FAMILIES)
     return (family for family in candidates if family.samples)
 
 
@@ -184,127 +176,76 @@ def _up(readings: Sequence[NodeReading]) -> Metric:
     return family
 
 
-def _one(value: float | None) -> _Labelled:
-    if value is not None:
-        yield (), float(value)
+def _use(readings: Sequence[NodeReading]) -> Iterator[Metric]:
+    by_attempt = GaugeMetricFamily(
+        "kezek_gpu_attempt_processes",
+        "Processes with a compute context, by the attempt they belong to.",
+        labels=("uuid", "attempt"),
+    )
+    unattributed = GaugeMetricFamily(
+        "kezek_gpu_unattributed_processes",
+        "Processes with a compute context that belong to no attempt.",
+        labels=("uuid",),
+    )
+    unexamined = GaugeMetricFamily(
+        "kezek_gpu_unexamined_processes",
+        "Processes with a compute context of which nothing could be learnt.",
+        labels=("uuid",),
+    )
+    for gpu in (gpu for reading in readings for gpu in reading.gpus):
+        if gpu.use is not None and gpu.sample is not None:
+            uuid = gpu.sample.uuid
+            for attempt, processes in sorted(gpu.use.processes.items())[:MAX_ATTEMPTS_PER_GPU]:
+                by_attempt.add_metric((uuid, attempt), processes)
+            unattributed.add_metric((uuid,), gpu.use.unattributed)
+            unexamined.add_metric((uuid,), gpu.use.unexamined)
+    yield from (by_attempt, unattributed, unexamined)
 
 
-def _by_key(values: Mapping[_Name, float]) -> _Labelled:
-    for key, value in values.items():
-        yield (key,), float(value)
+def _xids(readings: Sequence[NodeReading]) -> Iterator[Metric]:
+    watched = GaugeMetricFamily(
+        "kezek_gpu_xid_watched",
+        "1 if Xid errors of the GPU are noticed; if 0, that none is shown means nothing.",
+        labels=("uuid",),
+    )
+    total = CounterMetricFamily(
+        "kezek_gpu_xid_errors",
+        "Xid errors since the exporter started; a code appears with its first error.",
+        labels=("uuid", "xid"),
+    )
+    last = GaugeMetricFamily(
+        "kezek_gpu_xid_last_timestamp_seconds",
+        "Unix time of the last error with this Xid.",
+        labels=("uuid", "xid"),
+    )
+    for history in (history for reading in readings for history in reading.xids):
+        watched.add_metric((history.uuid,), float(history.is_watched))
+        for count in history.counts:
+            labels = (history.uuid, "other" if count.xid is None else str(count.xid))
+            total.add_metric(labels, float(count.count))
+            last.add_metric(labels, count.last_at_s)
+    yield from (watched, total, last)
 
 
-def _clock_events(sample: GpuSample) -> _Labelled:
-    if sample.clock_event_reasons is not None:
-        for reason in CLOCK_EVENT_REASONS:
-            yield (reason,), float(reason in sample.clock_event_reasons)
+def _mig_info(readings: Sequence[NodeReading]) -> Metric:
+    family = Metric("kezek_mig_info", "What the MIG instance is; always 1.", "gauge")
+    for reading in readings:
+        for gpu in reading.gpus:
+            if gpu.sample is not None:
+                for instance in gpu.sample.mig_instances:
+                    labels = _mig_labels(reading.node, gpu.sample.uuid, instance)
+                    family.add_sample("kezek_mig_info", labels, 1.0)
+    return family
 
 
-def _remapped(sample: GpuSample) -> _Labelled:
-    if sample.remapped_rows is not None:
-        yield ("correctable",), float(sample.remapped_rows.correctable)
-        yield ("uncorrectable",), float(sample.remapped_rows.uncorrectable)
-
-
-def _ecc(sample: GpuSample) -> _Labelled:
-    for key, value in sample.ecc_errors.items():
-        yield key, float(value)
-
-
-_SAMPLE_FAMILIES: Final = (
-    _SampleFamily(
-        "kezek_gpu_utilization_ratio",
-        "Share of the driver's last window in which a kernel ran, 0 to 1; absent on a GPU in MIG mode.",
-        (),
-        lambda sample: _one(sample.utilisation_ratio),
-    ),
-    _SampleFamily(
-        "kezek_gpu_memory_used_bytes",
-        "Device memory in use, without the driver's own reserve where the driver tells it apart.",
-        (),
-        lambda sample: _one(sample.memory_used_bytes),
-    ),
-    _SampleFamily(
-        "kezek_gpu_memory_total_bytes",
-        "Device memory.",
-        (),
-        lambda sample: _one(sample.memory_total_bytes),
-    ),
-    _SampleFamily(
-        "kezek_gpu_memory_bandwidth_utilization_ratio",
-        "Share of the driver's last window in which the memory bus was busy, 0 to 1. Not memory in use.",
-        (),
-        lambda sample: _one(sample.memory_bandwidth_utilisation_ratio),
-    ),
-    _SampleFamily(
-        "kezek_gpu_power_watts", "Power drawn by the board.", (), lambda sample: _one(sample.power_w)
-    ),
-    _SampleFamily(
-        "kezek_gpu_power_limit_watts",
-        "Power limit in force.",
-        (),
-        lambda sample: _one(sample.power_limit_w),
-    ),
-    _SampleFamily(
-        "kezek_gpu_energy_joules",
-        "Energy drawn since the driver was loaded.",
-        (),
-        lambda sample: _one(sample.energy_j),
-        is_counter=True,
-    ),
-    _SampleFamily(
-        "kezek_gpu_temperature_celsius",
-        "Temperature by sensor.",
-        ("sensor",),
-        lambda sample: _by_key(sample.temperatures_celsius),
-    ),
-    _SampleFamily(
-        "kezek_gpu_clock_hertz",
-        "Clock now, by domain.",
-        ("domain",),
-        lambda sample: _by_key(sample.clocks_hz),
-    ),
-    _SampleFamily(
-        "kezek_gpu_clock_event_active",
-        "1 if the reason holds the clocks down now.",
-        ("reason",),
-        _clock_events,
-    ),
-    _SampleFamily(
-        "kezek_gpu_ecc_errors",
-        "Memory errors; scope volatile counts from the last driver load, aggregate over the board's life.",
-        ("severity", "scope"),
-        _ecc,
-        is_counter=True,
-    ),
-    _SampleFamily(
-        "kezek_gpu_remapped_rows",
-        "Rows of device memory replaced by spare ones, by cause.",
-        ("cause",),
-        _remapped,
-    ),
-    _SampleFamily(
-        "kezek_gpu_remapped_rows_pending",
-        "1 if a row remap waits for a reset of the GPU.",
-        (),
-        lambda sample: _one(None if sample.remapped_rows is None else sample.remapped_rows.is_pending),
-    ),
-    _SampleFamily(
-        "kezek_gpu_remapped_rows_failure",
-        "1 if a row remap failed: the board is to be replaced.",
-        (),
-        lambda sample: _one(None if sample.remapped_rows is None else sample.remapped_rows.has_failed),
-    ),
-    _SampleFamily(
-        "kezek_gpu_recovery_action",
-        "What the driver asks for: 0 nothing, 1 GPU reset, 2 node reboot, 3 drain peers, 4 drain and reset.",
-        (),
-        lambda sample: _one(sample.recovery_action),
-    ),
-    _SampleFamily(
-        "kezek_gpu_compute_processes",
-        "Processes with a compute context on the GPU; absent where they cannot be read.",
-        (),
-        lambda sample: _one(None if sample.processes is None else len(sample.processes)),
-    ),
-)
+def _mig_labels(node: str, gpu_uuid: str, instance: MigInstance) -> dict[str, str]:
+    labels = {
+        "uuid": instance.uuid,
+        "gpu_uuid": gpu_uuid,
+        "node": node,
+        "gpu_instance": str(instance.gpu_instance),
+        "compute_instance": str(instance.compute_instance),
+    }
+    if instance.profile is not None:
+        labels["profile"] = instance.profile
+    return labels

@@ -18,7 +18,15 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Final
 
-from metrics.nvml import GpuIdentity, GpuSample, RemappedRows, UnknownGpuError
+from metrics.nvml import (
+    CLOCK_EVENTS,
+    GpuIdentity,
+    GpuSample,
+    LinkTraffic,
+    RemappedRows,
+    UnknownGpuError,
+    XidHistory,
+)
 
 #: Shown where a real source shows the version of its driver.
 DRIVER_VERSION: Final = "simulated"
@@ -39,6 +47,9 @@ _DIP_PERIOD_S: Final = 120.0
 _DIP_LENGTH_S: Final = 6.0
 _IDLE_MEMORY_BYTES: Final = 600 * 10**6
 _NAMESPACE: Final = uuidlib.uuid5(uuidlib.NAMESPACE_DNS, "simulated.kezek.io")
+# Traffic of a GPU at full use: what a data loader and a gradient exchange move, well below the links' limits.
+_PCIE_BYTES_PER_BUSY_S: Final = 2 * 10**9
+_NVLINK_BYTES_PER_BUSY_S: Final = 60 * 10**9
 _MEGAHERTZ: Final = 1_000_000
 
 
@@ -133,9 +144,13 @@ class SimulatedSource:
         at = self._clock()
         load = load_at(uuid, at, self._holders().get(uuid))
         with self._lock:
-            meter = _metered(self._meters.get(uuid), load.power_w, at)
+            meter = _metered(self._meters.get(uuid), load, at)
             self._meters[uuid] = meter
-        return _sample(gpu, load, meter.energy_j)
+        return _sample(gpu, load, meter)
+
+    def xids(self) -> tuple[XidHistory, ...]:
+        """No simulated GPU ever fails, so none has an Xid."""
+        return tuple(XidHistory(gpu.uuid, is_watched=True, counts=()) for gpu in self._gpus)
 
 
 @dataclass(frozen=True, slots=True)
@@ -198,22 +213,28 @@ def utc_now() -> datetime:
 
 @dataclass(frozen=True, slots=True)
 class _Meter:
-    """State of one GPU's energy counter."""
+    """State of one GPU's counters."""
 
     at: datetime
-    power_w: float
+    load: Load
     energy_j: float
+    busy_s: float
 
 
-def _metered(last: _Meter | None, power_w: float, at: datetime) -> _Meter:
-    """Advance the counter by the trapezoid between two samples; a clock set back adds nothing."""
+def _metered(last: _Meter | None, load: Load, at: datetime) -> _Meter:
+    """Advance the counters by the trapezoid between two samples; a clock set back adds nothing."""
     if last is None:
-        return _Meter(at, power_w, 0.0)
-    elapsed_s = max(0.0, (at - last.at).total_seconds())
-    return _Meter(max(at, last.at), power_w, last.energy_j + elapsed_s * (last.power_w + power_w) / 2)
+        return _Meter(at, load, 0.0, 0.0)
+    half_s = max(0.0, (at - last.at).total_seconds()) / 2
+    return _Meter(
+        max(at, last.at),
+        load,
+        last.energy_j + half_s * (last.load.power_w + load.power_w),
+        last.busy_s + half_s * (last.load.utilisation_ratio + load.utilisation_ratio),
+    )
 
 
-def _sample(gpu: SimulatedGpu, load: Load, energy_j: float) -> GpuSample:
+def _sample(gpu: SimulatedGpu, load: Load, meter: _Meter) -> GpuSample:
     is_busy = load.utilisation_ratio > 0
     held_bytes = int(gpu.memory_bytes * load.memory_ratio)
     return GpuSample(
@@ -225,7 +246,7 @@ def _sample(gpu: SimulatedGpu, load: Load, energy_j: float) -> GpuSample:
         memory_bandwidth_utilisation_ratio=round(0.6 * load.utilisation_ratio, 2),
         power_w=round(load.power_w, 3),
         power_limit_w=POWER_LIMIT_W,
-        energy_j=energy_j,
+        energy_j=meter.energy_j,
         temperatures_celsius={
             "gpu": float(round(31 + 36 * load.heat_ratio)),
             "memory": float(round(36 + 45 * load.heat_ratio)),
@@ -236,6 +257,11 @@ def _sample(gpu: SimulatedGpu, load: Load, energy_j: float) -> GpuSample:
             "memory": 3201 * _MEGAHERTZ,
         },
         clock_event_reasons=frozenset() if is_busy else frozenset({"gpu_idle"}),
+        clock_event_s=dict.fromkeys(CLOCK_EVENTS, 0.0),
+        pcie=_traffic(meter, _PCIE_BYTES_PER_BUSY_S),
+        pcie_errors={"correctable": 0, "non_fatal": 0, "fatal": 0, "replay": 0},
+        nvlink=_traffic(meter, _NVLINK_BYTES_PER_BUSY_S),
+        nvlink_errors={"crc_flit": 0, "crc_data": 0, "replay": 0, "recovery": 0},
         ecc_errors={
             ("corrected", "volatile"): 0,
             ("uncorrected", "volatile"): 0,
@@ -246,6 +272,12 @@ def _sample(gpu: SimulatedGpu, load: Load, energy_j: float) -> GpuSample:
         recovery_action=0,
         is_mig_enabled=False,
     )
+
+
+def _traffic(meter: _Meter, bytes_per_busy_s: int) -> LinkTraffic:
+    """As much received as sent, in step with the work done."""
+    moved = int(meter.busy_s * bytes_per_busy_s)
+    return LinkTraffic(moved, moved)
 
 
 def _unit(key: str) -> float:

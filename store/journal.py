@@ -65,6 +65,10 @@ KINDS: dict[str, str] = {
     "product.registered": "a product was entered in the register",
     "product.verified": "a reviewer verified a product",
     "product.returned": "a reviewer returned a product with a reason",
+    "product.described": "a product's stage, use of AI and acceleration programme were stated",
+    "product.withdrawn": "a product was withdrawn from the register",
+    "product.imported": "a product from before the platform was imported with its decision",
+    "report.issued": "a report was issued, by the SHA-256 of its data",
 }
 """Every kind of record and what it says."""
 

@@ -41,6 +41,10 @@ class Settings(BaseSettings):
         default=30, ge=1, le=3650, description="How long nodes keep the logs and outputs of what ended."
     )
     job_env: Path = Field(default=Path(".jobenv"), description="Python environment that ranks run in.")
+    exporters: str = Field(
+        default="",
+        description="Base addresses of the node exporters, by commas; empty: no telemetry is kept.",
+    )
     log_level: str = Field(default="INFO", description="Level of the processes' own logs.")
 
     @property

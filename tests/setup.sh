@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Debian packages that the tests need beside Python: installed when we may, else named exactly.
 set -euo pipefail
-declare -A needs=([cc]=gcc [setpriv]=util-linux [promtool]=prometheus)
+declare -A needs=([cc]=gcc [setpriv]=util-linux [promtool]=prometheus [prometheus-alertmanager]=prometheus-alertmanager)
 missing=()
 for program in "${!needs[@]}"; do
     command -v "$program" >/dev/null || missing+=("${needs[$program]}")

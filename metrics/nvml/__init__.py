@@ -10,14 +10,19 @@ Source: NVML API reference (docs.nvidia.com/deploy/nvml-api) and ``pynvml.py`` o
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import threading
+import time
+from collections.abc import Callable, Iterator
 from typing import Final
 
 import pynvml
 
-from metrics.nvml.device import Reading, call, is_without_driver
+from metrics.nvml.calls import Calls, call, is_without_driver
+from metrics.nvml.device import Device, new_device, pci_bus_id, read_device
+from metrics.nvml.events import XidWatch
 from metrics.nvml.values import (
     CLOCK_EVENT_REASONS,
+    CLOCK_EVENTS,
     MAX_GPUS_PER_NODE,
     MAX_PROCESSES_PER_GPU,
     CallFailure,
@@ -26,12 +31,17 @@ from metrics.nvml.values import (
     GpuProcess,
     GpuSample,
     GpuSource,
+    LinkTraffic,
+    MigInstance,
     NvmlError,
     RemappedRows,
     UnknownGpuError,
+    XidCount,
+    XidHistory,
 )
 
 __all__ = [
+    "CLOCK_EVENTS",
     "CLOCK_EVENT_REASONS",
     "MAX_GPUS_PER_NODE",
     "MAX_PROCESSES_PER_GPU",
@@ -41,12 +51,19 @@ __all__ = [
     "GpuProcess",
     "GpuSample",
     "GpuSource",
+    "LinkTraffic",
+    "MigInstance",
     "NvmlError",
     "NvmlSource",
     "RemappedRows",
     "UnknownGpuError",
+    "XidCount",
+    "XidHistory",
     "open_source",
 ]
+
+# Two waits of the Xid watch; a driver that does not return from one is left behind.
+_STOP_S: Final = 1.0
 
 
 class NvmlSource:
@@ -57,10 +74,13 @@ class NvmlSource:
 
     is_simulated: Final = False
 
-    def __init__(self, driver_version: str) -> None:
+    def __init__(self, driver_version: str, clock: Callable[[], float] = time.monotonic) -> None:
         self._driver_version = driver_version
+        self._clock = clock
         self._identities: dict[int, GpuIdentity] = {}
-        self._handles: dict[str, object] = {}
+        self._devices: dict[str, Device] = {}
+        self._watch: XidWatch | None = None
+        self._watch_lock = threading.Lock()
 
     def count(self) -> int:
         """Devices the driver enumerates now, at most ``MAX_GPUS_PER_NODE``.
@@ -81,17 +101,17 @@ class NvmlSource:
         if known is not None:
             return known
         handle = call("nvmlDeviceGetHandleByIndex", lambda: pynvml.nvmlDeviceGetHandleByIndex(index))
-        reading = Reading(handle)
-        memory = reading.memory()
+        calls = Calls(handle)
+        memory = calls.memory()
         identity = GpuIdentity(
             uuid=call("nvmlDeviceGetUUID", lambda: str(pynvml.nvmlDeviceGetUUID(handle))),
             index=index,
             model=call("nvmlDeviceGetName", lambda: str(pynvml.nvmlDeviceGetName(handle))),
             memory_total_bytes=None if memory is None else memory.total,
-            pci_bus_id=reading.pci_bus_id() or "",
+            pci_bus_id=pci_bus_id(calls) or "",
             driver_version=self._driver_version,
         )
-        self._handles[identity.uuid] = handle
+        self._devices[identity.uuid] = new_device(identity.uuid, handle, self._clock)
         self._identities[index] = identity
         return identity
 
@@ -104,19 +124,29 @@ class NvmlSource:
         return tuple(self._identified())
 
     def sample(self, uuid: str) -> GpuSample:
-        """Read one GPU in some dozen driver calls.
+        """Read one GPU in some dozen driver calls; not from two threads at once for the same GPU.
 
         Raises:
             UnknownGpuError: The UUID was not given out by ``identity`` or ``inventory``.
             NvmlError: The device does not even tell who it is.
         """
-        handle = self._handles.get(uuid)
-        if handle is None:
+        device = self._devices.get(uuid)
+        if device is None:
             raise UnknownGpuError(f"no GPU {uuid} on this node; ask inventory() for those there are")
         try:
-            return Reading(handle).sample(uuid)
+            return read_device(device)
         except GpuLostError:
             return GpuSample(uuid=uuid, is_up=False)
+
+    def xids(self) -> tuple[XidHistory, ...]:
+        """Xid errors of the GPUs identified so far; the first call begins to watch for them.
+
+        Never waits for the driver.
+        """
+        with self._watch_lock:
+            if self._watch is None:
+                self._watch = XidWatch(self._handles)
+            return self._watch.histories()
 
     def close(self) -> None:
         """Release the library; the source must not be used after.
@@ -124,7 +154,14 @@ class NvmlSource:
         Raises:
             NvmlError: It was released before.
         """
+        with self._watch_lock:
+            if self._watch is not None:
+                self._watch.stop(_STOP_S)
         call("nvmlShutdown", pynvml.nvmlShutdown)
+
+    def _handles(self) -> dict[str, object]:
+        # A copy is made in one step: lanes may add devices meanwhile.
+        return {uuid: device.handle for uuid, device in self._devices.copy().items()}
 
     def _identified(self) -> Iterator[GpuIdentity]:
         for index in range(self.count()):
@@ -134,8 +171,11 @@ class NvmlSource:
                 continue
 
 
-def open_source() -> NvmlSource | None:
+def open_source(clock: Callable[[], float] = time.monotonic) -> NvmlSource | None:
     """Open NVML.
+
+    Args:
+        clock: Monotonic seconds; what a device lacks is asked for again by it.
 
     Returns:
         The source, or None on a machine without the library, the driver or a GPU.
@@ -159,7 +199,7 @@ def open_source() -> NvmlSource | None:
     if not has_gpus:
         call("nvmlShutdown", pynvml.nvmlShutdown)
         return None
-    return NvmlSource(version)
+    return NvmlSource(version, clock)
 
 
 def _device_count() -> int:

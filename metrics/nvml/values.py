@@ -9,12 +9,20 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
-from typing import Final, Literal, Protocol
+from typing import Final, Literal, Protocol, get_args
 
 Sensor = Literal["gpu", "memory"]
 ClockDomain = Literal["graphics", "sm", "memory", "video"]
 EccSeverity = Literal["corrected", "uncorrected"]
 EccScope = Literal["volatile", "aggregate"]
+#: Reasons whose seconds the driver counts; named like those of ``CLOCK_EVENT_REASONS``.
+ClockEvent = Literal[
+    "sw_power_cap", "sync_boost", "sw_thermal_slowdown", "hw_thermal_slowdown", "hw_power_brake_slowdown"
+]
+CLOCK_EVENTS: Final[tuple[ClockEvent, ...]] = get_args(ClockEvent)
+NvlinkError = Literal["crc_flit", "crc_data", "replay", "recovery"]
+PcieError = Literal["correctable", "non_fatal", "fatal", "replay"]
+PageCause = Literal["single_bit", "double_bit"]
 
 #: Devices on one node: above every board NVML drives in one system; bounds loops over a broken count.
 MAX_GPUS_PER_NODE: Final = 64
@@ -106,6 +114,63 @@ class RemappedRows:
 
 
 @dataclass(frozen=True, slots=True)
+class LinkTraffic:
+    """Bytes sent and received since the driver was loaded (counters; they may wrap)."""
+
+    transmit_bytes: int
+    receive_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class MigInstance:
+    """A slice of a GPU in MIG mode. It has no power, temperature or clocks of its own.
+
+    Attributes:
+        uuid: NVML's ``MIG-…`` UUID.
+        gpu_instance: Id of the GPU instance on its GPU.
+        compute_instance: Id of the compute instance within it.
+        profile: ``1g.10gb``, say; None where the product name has none.
+        memory_used_bytes: Memory of the GPU instance in use.
+        memory_total_bytes: Memory of the GPU instance.
+        multiprocessors: Streaming multiprocessors that are its own.
+        processes: Compute processes; None where they cannot be read.
+    """
+
+    uuid: str
+    gpu_instance: int
+    compute_instance: int
+    profile: str | None
+    memory_used_bytes: int | None
+    memory_total_bytes: int | None
+    multiprocessors: int | None
+    processes: tuple[GpuProcess, ...] | None
+
+
+@dataclass(frozen=True, slots=True)
+class XidCount:
+    """How often an Xid came.
+
+    Attributes:
+        xid: The code, or None for the codes beyond the limit, taken together.
+        count: Times since the watch began.
+        last_at_s: Unix time of the last one.
+    """
+
+    xid: int | None
+    count: int
+    last_at_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class XidHistory:
+    """The Xids of one GPU since the watch began; without a watch, no errors means nothing."""
+
+    uuid: str
+    is_watched: bool
+    counts: tuple[XidCount, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class CallFailure:
     """One value that could not be read although the device is there: function and NVML code."""
 
@@ -130,11 +195,19 @@ class GpuSample:
         temperatures_celsius: By sensor.
         clocks_hz: Current clocks, by domain.
         clock_event_reasons: Names of ``CLOCK_EVENT_REASONS`` that hold clocks down now.
+        clock_event_s: Seconds in which a reason held clocks down (counters).
         ecc_errors: Counters by (severity, scope).
         remapped_rows: Row remapping.
+        retired_pages: Pages retired by boards before row remapping.
+        is_page_retirement_pending: Pages wait for a reset to be retired.
+        pcie: Traffic over PCIe.
+        pcie_errors: Counters by kind.
+        nvlink: Traffic over all NVLinks, without protocol.
+        nvlink_errors: Counters by kind, over all links.
         recovery_action: What the driver asks for: 0 none, 1 GPU reset, 2 node reboot, 3 drain peers,
             4 drain and reset; newer drivers know more.
         is_mig_enabled: The GPU is split in instances.
+        mig_instances: The instances; empty outside MIG mode.
         processes: Compute processes; None where they cannot be read, which does not mean idle.
         failures: Values that failed for another reason than lack of support.
     """
@@ -151,10 +224,18 @@ class GpuSample:
     temperatures_celsius: Mapping[Sensor, float] = field(default_factory=dict)
     clocks_hz: Mapping[ClockDomain, int] = field(default_factory=dict)
     clock_event_reasons: frozenset[str] | None = None
+    clock_event_s: Mapping[ClockEvent, float] = field(default_factory=dict)
     ecc_errors: Mapping[tuple[EccSeverity, EccScope], int] = field(default_factory=dict)
     remapped_rows: RemappedRows | None = None
+    retired_pages: Mapping[PageCause, int] = field(default_factory=dict)
+    is_page_retirement_pending: bool | None = None
+    pcie: LinkTraffic | None = None
+    pcie_errors: Mapping[PcieError, int] = field(default_factory=dict)
+    nvlink: LinkTraffic | None = None
+    nvlink_errors: Mapping[NvlinkError, int] = field(default_factory=dict)
     recovery_action: int | None = None
     is_mig_enabled: bool | None = None
+    mig_instances: tuple[MigInstance, ...] = ()
     processes: tuple[GpuProcess, ...] | None = None
     failures: tuple[CallFailure, ...] = ()
 
@@ -182,3 +263,6 @@ class GpuSource(Protocol):
         Raises:
             UnknownGpuError: The UUID was not given out by ``identity``.
         """
+
+    def xids(self) -> tuple[XidHistory, ...]:
+        """Xid errors of the GPUs known so far, without waiting for the driver."""

@@ -1,7 +1,10 @@
 """A scripted NVIDIA driver, and the processes that read it."""
 
+import importlib.metadata
+import importlib.util
 import json
 import os
+import re
 import select
 import subprocess
 import sys
@@ -10,6 +13,7 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
@@ -19,12 +23,29 @@ ROOT = HERE.parent.parent
 START_DEADLINE_S = 20.0
 
 
+def nvml_include_dir() -> Path:
+    """Folder of NVIDIA's nvml.h (distribution nvidia-nvml-dev)."""
+    files = importlib.metadata.files("nvidia-nvml-dev") or []
+    return next(Path(str(file.locate())).parent for file in files if file.name == "nvml.h")
+
+
 @dataclass
 class Driver:
     """A directory with a libnvidia-ml.so.1 and the script it plays."""
 
     library_dir: Path
     state: Path
+    is_recording: bool = False
+
+    @property
+    def calls_file(self) -> Path:
+        return self.state.with_suffix(".calls")
+
+    def calls(self) -> list[tuple[int, str]]:
+        """Device and function of each call since the last time this was asked."""
+        moved = self.calls_file.rename(self.calls_file.with_suffix(".read"))
+        pairs = [line.split() for line in moved.read_text().splitlines()]
+        return [(int(device), function) for device, function in pairs]
 
     def script(self, *lines: str) -> None:
         beside = self.state.with_suffix(".new")
@@ -37,6 +58,7 @@ class Driver:
             "PYTHONPATH": str(ROOT),
             "LD_LIBRARY_PATH": str(self.library_dir),
             "FAKENVML_STATE": str(self.state),
+            **({"FAKENVML_CALLS": str(self.calls_file)} if self.is_recording else {}),
         }
 
 
@@ -110,6 +132,9 @@ def build_driver(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Pa
                     *warnings,
                     "-fvisibility=hidden",
                     *define,
+                    # NVIDIA's header is not ours to warn about.
+                    "-isystem",
+                    nvml_include_dir(),
                     f"-Wl,-soname,{target.name}",
                     "-o",
                     target,
@@ -125,8 +150,8 @@ def build_driver(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Pa
 
 @pytest.fixture
 def make_driver(build_driver: Callable[[str], Path], tmp_path: Path) -> Callable[..., Driver]:
-    def make(*lines: str, variant: str = "") -> Driver:
-        driver = Driver(build_driver(variant), tmp_path / "state")
+    def make(*lines: str, variant: str = "", is_recording: bool = False) -> Driver:
+        driver = Driver(build_driver(variant), tmp_path / "state", is_recording)
         driver.script(*lines)
         return driver
 
@@ -204,6 +229,46 @@ def once() -> Callable[..., subprocess.CompletedProcess[str]]:
     return run
 
 
+@pytest.fixture(scope="session")
+def rows() -> ModuleType:
+    """Makers of the platform's rows (the folder is no package, so the file is loaded by its path)."""
+    spec = importlib.util.spec_from_file_location("metrics_test_rows", HERE / "rows.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture
+def nvml_include() -> Path:
+    return nvml_include_dir()
+
+
 @pytest.fixture
 def parse() -> Callable[[str], Scrape]:
     return Scrape
+
+
+@pytest.fixture(scope="session")
+def documented() -> dict[str, frozenset[str]]:
+    """Every name that a query may use, with its labels, from the tables of the documentation."""
+    names: dict[str, frozenset[str]] = {}
+    for page in ("telemetry.md", "telemetry-control-plane.md"):
+        for line in (ROOT / "docs" / page).read_text().splitlines():
+            if line.startswith("| `kezek_"):
+                cells = [cell.strip() for cell in line.strip("|").split("|")]
+                name, kind, labels = (
+                    cells[0].strip("`"),
+                    cells[1],
+                    frozenset(re.findall(r"`(\w+)`", cells[3])),
+                )
+                if kind == "histogram":
+                    names |= {
+                        f"{name}_sum": labels,
+                        f"{name}_count": labels,
+                        f"{name}_bucket": labels | {"le"},
+                    }
+                else:
+                    names[name] = labels
+    return names

@@ -1,12 +1,14 @@
 """Run by the tests in a process of its own: reads NVML as the platform does, prints JSON lines.
 
-One command a line on standard input: ``inventory``, ``sample UUID``, ``open`` (again). A process of its own,
+One command a line on standard input: ``inventory``, ``sample UUID``, ``open`` (again), ``xids``, ``age S``
+(seconds that the source's clock goes forward). A process of its own,
 because a loaded libnvidia-ml.so.1 stays loaded and would show its GPUs to every later test.
 """
 
 import dataclasses
 import json
 import sys
+import time
 
 from metrics.nvml import NvmlError, UnknownGpuError, open_source
 
@@ -22,16 +24,28 @@ def plain(value: object) -> object:
 
 
 source = None
+ahead_s = 0.0
+
+
+def clock() -> float:
+    return time.monotonic() + ahead_s
+
+
 for line in sys.stdin:
     command, _, argument = line.strip().partition(" ")
     try:
         if command == "open":
-            source = open_source()
+            source = open_source(clock)
             answer: object = source is not None
+        elif command == "age":
+            ahead_s += float(argument)
+            answer = ahead_s
         elif source is None:
             raise SystemExit("open the source first")
         elif command == "inventory":
             answer = plain(source.inventory())
+        elif command == "xids":
+            answer = plain(source.xids())
         else:
             answer = plain(source.sample(argument))
     except NvmlError as error:

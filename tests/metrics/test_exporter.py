@@ -10,7 +10,7 @@ import sys
 import threading
 import time
 import urllib.error
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -27,12 +27,14 @@ from metrics.exporter import (
     collection_limit_s,
 )
 from metrics.exporter_http import MAX_CONNECTIONS, loopback_address
-from metrics.nvml import GpuIdentity, GpuSample, NvmlError
+from metrics.nvml import GpuIdentity, GpuSample, NvmlError, XidHistory
 from metrics.watchdog import Lane
 
 ROOT = Path(__file__).resolve().parents[2]
 GPU = "GPU-00000000-0000-0000-0000-{:012d}".format
 FULL_GPU = ("gpu 0 util 50", "gpu 0 proc 7 1000")
+# A GPU in MIG mode with one instance, and an Xid: with FULL_GPU, every family has a value.
+SPLIT_GPU = ("gpu 1 mig 1", "gpu 1 instance 3 0 1g.10gb 10200547328 500000 16", "gpu 1 xid 1 94")
 DEADLINE_S = 15.0
 
 
@@ -61,9 +63,9 @@ def test_series_per_gpu_are_as_documented(make_driver: Any, serve: Any) -> None:
     samples = served.scrape().samples
     per_gpu = [labels for rows in samples.values() for labels, _ in rows if labels.get("uuid") == GPU(3)]
     of_node = [labels for rows in samples.values() for labels, _ in rows if "uuid" not in labels]
-    assert (len(per_gpu), len(of_node)) == (34, 6)
+    assert (len(per_gpu), len(of_node)) == (58, 6)
     text = (ROOT / "docs" / "telemetry.md").read_text()
-    assert "34 series per GPU and 6 per node" in text
+    assert "58 series per GPU, one more per attempt on it, and 6 per node" in text
 
 
 def test_no_label_belongs_to_prometheus_itself(make_driver: Any, serve: Any) -> None:
@@ -167,6 +169,76 @@ def test_failed_call_is_no_success(make_driver: Any, serve: Any) -> None:
     assert scrape.value("kezek_gpu_utilization_ratio", uuid=GPU(0)) == 0.3, "what was read is served"
 
 
+def test_query_of_processes_tells_whether_it_worked(make_driver: Any, serve: Any) -> None:
+    driver = make_driver("count 2", "gpu 0 err nvmlDeviceGetComputeRunningProcesses_v3 3")
+    scrape = serve("--node", "n1", driver=driver).scrape()
+    assert scrape.value("kezek_gpu_process_query_success", uuid=GPU(0)) == 0
+    assert scrape.value("kezek_gpu_compute_processes", uuid=GPU(0)) is None
+    assert scrape.value("kezek_gpu_process_query_success", uuid=GPU(1)) == 1
+    assert scrape.value("kezek_gpu_compute_processes", uuid=GPU(1)) == 0
+
+
+def test_xids_are_counted_while_the_collection_hangs(make_driver: Any, serve: Any) -> None:
+    driver = make_driver("count 2", "gpu 1 xid 1 13")
+    served = serve("--node", "n1", driver=driver)
+    until(lambda: served.scrape().value("kezek_gpu_xid_errors_total", uuid=GPU(1), xid="13") == 1)
+    driver.script(
+        "count 2",
+        "gpu 1 hang nvmlDeviceGetUtilizationRates",
+        "gpu 1 xid 2 79",
+        "gpu 1 xid 3 79",
+        "gpu 0 xid 4 48",
+    )
+    until(lambda: served.scrape(1.2).value("kezek_gpu_xid_errors_total", uuid=GPU(0), xid="48") == 1)
+    scrape = served.scrape()
+    assert scrape.value("kezek_gpu_up", uuid=GPU(1)) == 0
+    assert scrape.value("kezek_gpu_xid_errors_total", uuid=GPU(1), xid="79") == 2
+    assert scrape.value("kezek_gpu_xid_errors_total", uuid=GPU(1), xid="13") == 1, "no code hides another"
+    assert abs(scrape.value("kezek_gpu_xid_last_timestamp_seconds", uuid=GPU(1), xid="79") - time.time()) < 60
+    assert scrape.value("kezek_gpu_xid_watched", uuid=GPU(1)) == 1
+
+
+def test_gpu_whose_xids_cannot_be_seen_says_so(make_driver: Any, serve: Any) -> None:
+    driver = make_driver(
+        "count 2", "gpu 1 err nvmlDeviceRegisterEvents 3", "gpu 0 xid 1 31", "gpu 1 xid 2 31"
+    )
+    served = serve("--node", "n1", driver=driver)
+    until(lambda: served.scrape().value("kezek_gpu_xid_errors_total", uuid=GPU(0), xid="31") == 1)
+    scrape = served.scrape()
+    assert scrape.value("kezek_gpu_xid_watched", uuid=GPU(0)) == 1
+    assert scrape.value("kezek_gpu_xid_watched", uuid=GPU(1)) == 0
+    assert scrape.value("kezek_gpu_xid_errors_total", uuid=GPU(1)) is None
+
+
+def test_mig_instances_are_families_of_their_own(make_driver: Any, serve: Any) -> None:
+    driver = make_driver(
+        "count 1",
+        "gpu 0 mig 1",
+        "gpu 0 instance 1 0 3g.40gb 40000000000 7000000000 60",
+        "gpu 0 instance 5 0 1g.10gb 10200547328 500000 16",
+        "gpu 0 proc 71 1000 5",
+        "gpu 0 proc 72 1000 5",
+    )
+    scrape = serve("--node", "n1", driver=driver).scrape()
+    small = "MIG-00000000-0000-0000-0000-000000000005"
+    assert (
+        scrape.value(
+            "kezek_mig_info", uuid=small, gpu_uuid=GPU(0), node="n1", gpu_instance="5", profile="1g.10gb"
+        )
+        == 1
+    )
+    assert scrape.value("kezek_mig_memory_total_bytes", uuid=small) == 10200547328
+    assert scrape.value("kezek_mig_memory_used_bytes", uuid=small) == 500000
+    assert scrape.value("kezek_mig_multiprocessors", uuid=small) == 16
+    assert scrape.value("kezek_mig_compute_processes", uuid=small) == 2
+    assert len(scrape.samples["kezek_mig_info"]) == 2
+    power = scrape.samples["kezek_gpu_power_watts"]
+    assert power == [({"uuid": GPU(0)}, 71.5)], "the board's power stands once, not once a slice"
+    assert not any(name.startswith("kezek_mig") and "power" in name for name in scrape.samples)
+    assert scrape.value("kezek_gpu_utilization_ratio", uuid=GPU(0)) is None
+    assert scrape.value("kezek_gpu_collect_success", node="n1") == 1
+
+
 def test_driver_that_comes_later_is_found(make_driver: Any, serve: Any) -> None:
     driver = make_driver("err nvmlInitWithFlags 9")
     served = serve("--node", "n1", driver=driver)
@@ -199,7 +271,7 @@ def test_promtool_accepts_names_and_help(make_driver: Any, once: Any) -> None:
     promtool = shutil.which("promtool")
     if promtool is None:
         pytest.skip("promtool is not installed (Debian package prometheus)")
-    run = once("--node", "n1", driver=make_driver("count 2", *FULL_GPU))
+    run = once("--node", "n1", driver=make_driver("count 2", *FULL_GPU, *SPLIT_GPU))
     check = subprocess.run(
         [promtool, "check", "metrics"], input=run.stdout, text=True, capture_output=True, check=False
     )
@@ -299,6 +371,9 @@ class GatedGpu:
         assert self.gate.wait(DEADLINE_S)
         return GpuSample(uuid, is_up=True, power_w=float(self.counted))
 
+    def xids(self) -> tuple[XidHistory, ...]:
+        return ()
+
 
 def test_scrapes_share_one_collection() -> None:
     gpu = GatedGpu()
@@ -374,8 +449,45 @@ def test_loads_nothing_of_the_platform_and_stays_small(no_driver: Any, serve: An
     assert int(resident[1]) < 60 * 1024
 
 
-def test_documented_metrics_are_those_exposed(make_driver: Any, serve: Any) -> None:
-    scrape = serve("--node", "n1", driver=make_driver("count 1", *FULL_GPU)).scrape()
+@pytest.fixture
+def rank() -> Iterator[Callable[..., int]]:
+    """A process as the platform starts ranks, with these variables."""
+    with ExitStack() as stack:
+
+        def start(**variables: str) -> int:
+            process = subprocess.Popen(
+                [sys.executable, "-c", "input()"], stdin=subprocess.PIPE, env=variables
+            )
+            stack.enter_context(process)
+            stack.callback(process.kill)
+            # The variables are visible from the exec on, which Popen waits for.
+            return process.pid
+
+        yield start
+
+
+def test_processes_are_told_by_attempt(make_driver: Any, serve: Any, rank: Any) -> None:
+    ranks = [
+        rank(KEZEK_ATTEMPT="17-1"),
+        rank(KEZEK_ATTEMPT="17-1"),
+        rank(KEZEK_ATTEMPT="x" * 65),
+        rank(HOME="/"),
+    ]
+    nobody = 2**22 + 5  # above every pid that Linux gives out
+    lines = [f"gpu 0 proc {pid} 1000" for pid in (*ranks, nobody)]
+    scrape = serve("--node", "n1", driver=make_driver("count 2", *lines)).scrape()
+    assert scrape.value("kezek_gpu_attempt_processes", uuid=GPU(0), attempt="17-1") == 2
+    assert len(scrape.samples["kezek_gpu_attempt_processes"]) == 1, "an absurd id is no label"
+    assert scrape.value("kezek_gpu_unattributed_processes", uuid=GPU(0)) == 2
+    assert scrape.value("kezek_gpu_unexamined_processes", uuid=GPU(0)) == 1
+    assert scrape.value("kezek_gpu_unattributed_processes", uuid=GPU(1)) == 0
+
+
+def test_documented_metrics_are_those_exposed(make_driver: Any, serve: Any, rank: Any) -> None:
+    process = f"gpu 0 proc {rank(KEZEK_ATTEMPT='17-1')} 1000"
+    served = serve("--node", "n1", driver=make_driver("count 2", process, *FULL_GPU, *SPLIT_GPU))
+    until(lambda: "kezek_gpu_xid_errors_total" in served.scrape().samples)
+    scrape = served.scrape()
     exposed = {
         (name, scrape.kinds[name], frozenset(label for labels, _ in rows for label in labels))
         for name, rows in scrape.samples.items()

@@ -1,8 +1,17 @@
 """The NVML reader against a real shared library, through pynvml and ctypes as in production."""
 
+import ctypes
+import importlib.metadata
+import subprocess
+import threading
+import time
+from pathlib import Path
 from typing import Any
 
+import pynvml
 import pytest
+
+from metrics.nvml.events import MAX_XIDS_PER_GPU, XidCount, XidLog
 
 GPU0 = "GPU-00000000-0000-0000-0000-000000000000"
 GPU1 = "GPU-00000000-0000-0000-0000-000000000001"
@@ -50,6 +59,21 @@ def test_values_are_in_base_units(make_driver: Any, probe: Any) -> None:
         ),
         *("gpu 0 ecc_sbe_agg 3", "gpu 0 ecc_dbe_agg 5000000000", "gpu 0 remap_cor 4", "gpu 0 remap_unc 6"),
         *("gpu 0 remap_pending 1", "gpu 0 recovery 2", "gpu 0 proc 4321 1073741824", "gpu 0 proc 4322 -1"),
+        *(
+            "gpu 0 power_cap_ns 3500000000",
+            "gpu 0 sw_thermal_ns 1",
+            "gpu 0 hw_thermal_ns 5000000000000000000",
+        ),
+        *("gpu 0 power_brake_ns 2000000000", "gpu 0 retired_sbe 11", "gpu 0 retired_dbe 12"),
+        *("gpu 0 retired_pending 1", "gpu 0 pcie_tx 123456789012", "gpu 0 pcie_rx 98765432109"),
+        *(
+            "gpu 0 pcie_correctable 21",
+            "gpu 0 pcie_non_fatal 22",
+            "gpu 0 pcie_fatal 23",
+            "gpu 0 pcie_replay 24",
+        ),
+        *("gpu 0 nvlink_tx_kib 5000000000", "gpu 0 nvlink_rx_kib 6000000000", "gpu 0 crc_flit 31"),
+        *("gpu 0 crc_data 32", "gpu 0 link_replay 33", "gpu 0 link_recovery 34"),
     )
     assert opened(probe, driver).ask(f"sample {GPU0}") == {
         "uuid": GPU0,
@@ -69,6 +93,13 @@ def test_values_are_in_base_units(make_driver: Any, probe: Any) -> None:
             "video": 1755000000,
         },
         "clock_event_reasons": ["hw_slowdown", "hw_thermal_slowdown"],
+        "clock_event_s": {
+            "sw_power_cap": 3.5,
+            "sync_boost": 0.0,
+            "sw_thermal_slowdown": 1e-09,
+            "hw_thermal_slowdown": 5000000000.0,
+            "hw_power_brake_slowdown": 2.0,
+        },
         "ecc_errors": {
             "corrected/volatile": 1,
             "uncorrected/volatile": 2,
@@ -76,8 +107,15 @@ def test_values_are_in_base_units(make_driver: Any, probe: Any) -> None:
             "uncorrected/aggregate": 5000000000,
         },
         "remapped_rows": {"correctable": 4, "uncorrectable": 6, "is_pending": True, "has_failed": False},
+        "retired_pages": {"single_bit": 11, "double_bit": 12},
+        "is_page_retirement_pending": True,
+        "pcie": {"transmit_bytes": 123456789012, "receive_bytes": 98765432109},
+        "pcie_errors": {"correctable": 21, "non_fatal": 22, "fatal": 23, "replay": 24},
+        "nvlink": {"transmit_bytes": 5000000000 * 1024, "receive_bytes": 6000000000 * 1024},
+        "nvlink_errors": {"crc_flit": 31, "crc_data": 32, "replay": 33, "recovery": 34},
         "recovery_action": 2,
         "is_mig_enabled": False,
+        "mig_instances": [],
         "processes": [
             {"pid": 4321, "used_memory_bytes": 1073741824},
             {"pid": 4322, "used_memory_bytes": None},
@@ -97,6 +135,7 @@ UNSUPPORTED = {
     "nvmlDeviceGetComputeRunningProcesses_v3": {"processes": None},
     "nvmlDeviceGetCurrentClocksEventReasons": {"clock_event_reasons": []},  # the older name still answers
     "nvmlDeviceGetMemoryInfo_v2": {"memory_used_bytes": 600000000},  # version 1 counts the reserve
+    "nvmlDeviceGetFieldValues": {"nvlink": None, "pcie": None, "ecc_errors": {}, "clock_event_s": {}},
     "nvmlDeviceGetTemperatureV": {"temperatures_celsius": {"gpu": 29.0, "memory": 35.0}},
 }
 
@@ -216,3 +255,153 @@ def test_count_is_limited(make_driver: Any, probe: Any) -> None:
         "function": "nvmlDeviceGetHandleByIndex",
         "code": 2,
     }
+
+
+def field_calls(calls: list[tuple[int, str]], function: str) -> int:
+    return sum(name == function for _, name in calls)
+
+
+def test_all_counters_come_in_one_call(make_driver: Any, probe: Any) -> None:
+    driver = make_driver("count 1", is_recording=True)
+    session = opened(probe, driver)
+    session.ask(f"sample {GPU0}")
+    driver.calls()
+    session.ask(f"sample {GPU0}")
+    calls = driver.calls()
+    assert field_calls(calls, "nvmlDeviceGetFieldValues") == 1
+    assert len(calls) <= 14, calls
+
+
+def test_what_is_not_supported_is_asked_for_again_after_an_hour(make_driver: Any, probe: Any) -> None:
+    refused = (
+        "gpu 0 err nvmlDeviceGetEnforcedPowerLimit 3",
+        "gpu 0 field 82 3",
+        "gpu 0 err nvmlDeviceGetClockInfo 3",
+    )
+    driver = make_driver("count 1", *refused, is_recording=True)
+    session = opened(probe, driver)
+    session.ask(f"sample {GPU0}")
+    driver.script("count 1")
+    driver.calls()
+    sample = session.ask(f"sample {GPU0}")
+    assert (sample["power_limit_w"], sample["clocks_hz"]) == (None, {})
+    assert sample["temperatures_celsius"] == {"gpu": 30.0}
+    assert field_calls(driver.calls(), "nvmlDeviceGetEnforcedPowerLimit") == 0
+    session.ask("age 3590")
+    assert session.ask(f"sample {GPU0}")["power_limit_w"] is None
+    session.ask("age 20")
+    sample = session.ask(f"sample {GPU0}")
+    assert (sample["power_limit_w"], len(sample["clocks_hz"])) == (700.0, 4)
+    assert sample["temperatures_celsius"] == {"gpu": 30.0, "memory": 35.0}
+
+
+@pytest.mark.parametrize("code", [4, 999])
+def test_what_may_change_is_asked_for_each_time(make_driver: Any, probe: Any, code: Any) -> None:
+    driver = make_driver("count 1", f"gpu 0 err nvmlDeviceGetEnforcedPowerLimit {code}")
+    session = opened(probe, driver)
+    assert session.ask(f"sample {GPU0}")["power_limit_w"] is None
+    driver.script("count 1")
+    assert session.ask(f"sample {GPU0}")["power_limit_w"] == 700.0
+
+
+def test_leaving_mig_mode_brings_utilisation_back_at_once(make_driver: Any, probe: Any) -> None:
+    driver = make_driver("count 1", "gpu 0 mig 1", "gpu 0 instance 1 0 7g.80gb 80000000000 0 132")
+    session = opened(probe, driver)
+    sample = session.ask(f"sample {GPU0}")
+    assert sample["utilisation_ratio"] is None
+    assert [instance["profile"] for instance in sample["mig_instances"]] == ["7g.80gb"]
+    driver.script("count 1", "gpu 0 util 30")
+    sample = session.ask(f"sample {GPU0}")
+    assert sample["utilisation_ratio"] == 0.3
+    assert sample["mig_instances"] == []
+
+
+def test_nvlink_5_is_summed_over_its_links(make_driver: Any, probe: Any) -> None:
+    links = [f"gpu 0 link {field} {link} {10 * field + link}" for field in (202, 204) for link in range(3)]
+    old = ("gpu 0 field 138 3", "gpu 0 field 139 3")
+    driver = make_driver("count 1", *old, "gpu 0 nvlinks 3", *links)
+    session = opened(probe, driver)
+    assert session.ask(f"sample {GPU0}")["nvlink"] == {"transmit_bytes": 6063, "receive_bytes": 6123}
+    driver.script("count 1", *old, "gpu 0 nvlinks 3", *links[1:])
+    assert session.ask(f"sample {GPU0}")["nvlink"] is None, "a sum over fewer links would look like a reset"
+
+
+@pytest.mark.parametrize(
+    "line",
+    ["gpu 0 field 197 3", "gpu 0 field 31 3", "gpu 0 field 38 3", "gpu 0 field 270 3", "gpu 0 field 94 3"],
+)
+def test_single_fields_may_be_missing(make_driver: Any, probe: Any, line: Any) -> None:
+    full = opened(probe, make_driver("count 1")).ask(f"sample {GPU0}")
+    sample = opened(probe, make_driver("count 1", line)).ask(f"sample {GPU0}")
+    assert sample["failures"] == []
+    assert sample != full
+
+
+def test_wait_for_xids_goes_on_without_a_lost_gpu(make_driver: Any, probe: Any) -> None:
+    driver = make_driver("count 2", "err nvmlEventSetWait_v2 15")
+    session = opened(probe, driver)
+
+    def histories() -> dict[str, Any]:
+        return {history["uuid"]: history for history in session.ask("xids")}
+
+    assert set(histories()) == {GPU0, GPU1}
+    driver.script("count 2", "gpu 0 lost 15", "gpu 1 xid 1 94")
+    deadline_s = time.monotonic() + 30
+    while not histories()[GPU1]["counts"]:
+        assert time.monotonic() < deadline_s, histories()
+        threading.Event().wait(0.05)
+    assert histories()[GPU1]["counts"][0]["xid"] == 94
+    assert histories()[GPU0]["is_watched"] is False
+
+
+def test_xid_codes_are_limited() -> None:
+    log = XidLog(lambda: 5.0)
+    for xid in range(MAX_XIDS_PER_GPU):
+        log.add("GPU-a", xid)
+    assert len(log.of("GPU-a")) == MAX_XIDS_PER_GPU
+    for xid in (MAX_XIDS_PER_GPU, MAX_XIDS_PER_GPU + 1):
+        log.add("GPU-a", xid)
+    log.add("GPU-a", 7)
+    counts = {count.xid: count for count in log.of("GPU-a")}
+    assert len(counts) == MAX_XIDS_PER_GPU + 1
+    assert counts[None] == XidCount(None, 2, 5.0)
+    assert counts[7].count == 2
+    assert log.of("GPU-b") == ()
+
+
+STRUCTURES = {
+    "nvmlUtilization_t": pynvml.c_nvmlUtilization_t,
+    "nvmlMemory_t": pynvml.c_nvmlMemory_t,
+    "nvmlMemory_v2_t": pynvml.c_nvmlMemory_v2_t,
+    "nvmlPciInfo_t": pynvml.nvmlPciInfo_t,
+    "nvmlProcessInfo_t": pynvml.c_nvmlProcessInfo_v3_t,
+    "nvmlFieldValue_t": pynvml.c_nvmlFieldValue_t,
+    "nvmlValue_t": pynvml.c_nvmlValue_t,
+    "nvmlEventData_t": pynvml.c_nvmlEventData_t,
+    "nvmlDeviceAttributes_t": pynvml.c_nvmlDeviceAttributes,
+    "nvmlTemperature_t": pynvml.c_nvmlTemperature_v1_t,
+}
+FIELD_NAMES = {269: "SW_THERM_SLOWDOWN", 270: "HW_THERM_SLOWDOWN", 271: "HW_POWER_BRAKE_SLOWDOWN"}
+
+
+def test_ctypes_structures_are_those_of_the_header(tmp_path: Path, nvml_include: Path) -> None:
+    """What pynvml declares by hand has the size that NVIDIA's compiler input has."""
+    rows = [f'printf("{name} %zu\\n", sizeof({name}));' for name in STRUCTURES]
+    rows += [
+        f'printf("{number} %d\\n", NVML_FI_DEV_CLOCKS_EVENT_REASON_{name});'
+        for number, name in FIELD_NAMES.items()
+    ]
+    source, program = tmp_path / "sizes.c", tmp_path / "sizes"
+    source.write_text("#include <nvml.h>\n#include <stdio.h>\nint main(void) {\n" + "\n".join(rows) + "\n}\n")
+    subprocess.run(["cc", "-isystem", nvml_include, "-o", program, source], check=True)
+    output = subprocess.run([program], check=True, capture_output=True, text=True).stdout
+    sizes = dict(line.split() for line in output.splitlines())
+    expected = {name: str(ctypes.sizeof(structure)) for name, structure in STRUCTURES.items()}
+    assert sizes == expected | {str(number): str(number) for number in FIELD_NAMES}
+
+
+def test_the_inactive_shim_is_not_installed() -> None:
+    """The distribution called pynvml only redirects, with a warning; nvidia-ml-py is the real one."""
+    with pytest.raises(importlib.metadata.PackageNotFoundError):
+        importlib.metadata.version("pynvml")
+    assert importlib.metadata.version("nvidia-ml-py")

@@ -4,167 +4,82 @@
  * (write beside it, then rename). One statement a line:
  *   count N                          devices enumerated
  *   gpu I KEY NUMBER                 a value; KEY is one of the members of struct values
- *   gpu I proc PID BYTES             a compute process; -1 bytes: the driver does not know
+ *   gpu I proc PID BYTES [GI]        a compute process; -1 bytes: the driver does not know
  *   gpu I lost CODE                  every call on the device answers with this nvmlReturn_t
  *   gpu I err FUNCTION CODE          one function answers with this code
  *   gpu I field ID CODE              one field value answers with this code
+ *   gpu I link ID LINK NUMBER        value of a field that is counted by link
  *   gpu I hang FUNCTION              the function does not return while the script says so
+ *   gpu I instance GI CI PROFILE TOTAL USED SM   a MIG instance, shown while mig is 1
+ *   gpu I xid SEQUENCE CODE          an Xid event; each sequence number is delivered once per process
  *   err FUNCTION CODE, hang FUNCTION the same for calls that have no device
+ *   latency MICROSECONDS             every call takes so long
+ *   latency FUNCTION MICROSECONDS    calls of this function take so long
+ * If FAKENVML_CALLS names a file, every call is noted there: device (-1: none) and function.
  *
- * NVIDIA's nvml.h is not needed: the few types are declared here with the layout of the public API
- * (docs.nvidia.com/deploy/nvml-api), which is also that of the ctypes structures in pynvml.
+ * Compiled against NVIDIA's nvml.h (package nvidia-nvml-dev): the compiler compares each function here with
+ * NVIDIA's declaration, and types and field numbers are NVIDIA's.
  * Built with -DFAKENVML_OLD the library lacks the symbols that came with CUDA 12.8, with
  * -DFAKENVML_NEW those that CUDA 14 removes. */
-#include <stdio.h>
-#include <stdlib.h>
-#include <string.h>
+#define NVML_NO_UNVERSIONED_FUNC_DEFS
+#include <nvml.h>
+
 #include <time.h>
 
+#include "script.h"
+
 #define API __attribute__((visibility("default")))
-#define MAX_GPUS 16
-#define MAX_RULES 64
-
-typedef int nvmlReturn_t;
-typedef struct device *nvmlDevice_t;
-enum { SUCCESS = 0, UNINITIALIZED = 1, INVALID_ARGUMENT = 2, NOT_SUPPORTED = 3, INSUFFICIENT_SIZE = 7 };
-
-typedef struct { unsigned int gpu, memory; } nvmlUtilization_t;
-typedef struct { unsigned long long total, free, used; } nvmlMemory_t;
-typedef struct { unsigned int version; unsigned long long total, reserved, free, used; } nvmlMemory_v2_t;
-typedef struct { unsigned int version; int sensorType, temperature; } nvmlTemperature_t;
-typedef struct {
-    char busIdLegacy[16];
-    unsigned int domain, bus, device, pciDeviceId, pciSubSystemId;
-    char busId[32];
-} nvmlPciInfo_t;
-typedef struct {
-    unsigned int pid;
-    unsigned long long usedGpuMemory;
-    unsigned int gpuInstanceId, computeInstanceId;
-} nvmlProcessInfo_t;
-typedef union {
-    double dVal;
-    unsigned int uiVal;
-    unsigned long ulVal;
-    unsigned long long ullVal;
-    signed long long sllVal;
-    signed int siVal;
-    unsigned short usVal;
-} nvmlValue_t;
-typedef struct {
-    unsigned int fieldId, scopeId;
-    long long timestamp, latencyUsec;
-    int valueType, nvmlReturn;
-    nvmlValue_t value;
-} nvmlFieldValue_t;
-
-struct values {
-    long long util, memutil, mem_total, mem_used, mem_reserved, power_mw, instant_mw, limit_mw, energy_mj;
-    long long temp, old_temp, mem_temp, sm_mhz, mem_mhz, events, ecc_sbe_vol, ecc_dbe_vol, ecc_sbe_agg;
-    long long ecc_dbe_agg, remap_cor, remap_unc, remap_pending, remap_failure, recovery, mig, renamed;
-};
-struct rule { int gpu; char kind[8], what[64]; int code; };
-struct script {
-    int count, nrules, nprocs[MAX_GPUS], lost[MAX_GPUS];
-    struct values gpu[MAX_GPUS];
-    struct { unsigned int pid; long long bytes; } procs[MAX_GPUS][16];
-    struct rule rules[MAX_RULES];
-};
 
 static int initialised;
 
-static void defaults(struct script *s)
+static void rest(long microseconds)
 {
-    memset(s, 0, sizeof *s);
-    for (int i = 0; i < MAX_GPUS; i++) {
-        s->gpu[i] = (struct values){
-            .mem_total = 85520809984LL, .mem_reserved = 600000000, .power_mw = 70000, .instant_mw = 71500,
-            .limit_mw = 700000, .temp = 30, .old_temp = 30, .mem_temp = 35, .sm_mhz = 1980, .mem_mhz = 2619 };
-    }
+    if (microseconds > 0)
+        nanosleep(&(struct timespec){ microseconds / 1000000, microseconds % 1000000 * 1000 }, NULL);
 }
 
-static void set(struct values *v, const char *key, long long number)
+static void note(int gpu, const char *function)
 {
-#define KEY(name) if (!strcmp(key, #name)) { v->name = number; return; }
-    KEY(util) KEY(memutil) KEY(mem_total) KEY(mem_used) KEY(mem_reserved) KEY(power_mw) KEY(instant_mw)
-    KEY(limit_mw) KEY(energy_mj) KEY(temp) KEY(old_temp) KEY(mem_temp) KEY(sm_mhz) KEY(mem_mhz) KEY(events)
-    KEY(ecc_sbe_vol) KEY(ecc_dbe_vol) KEY(ecc_sbe_agg) KEY(ecc_dbe_agg) KEY(remap_cor) KEY(remap_unc)
-    KEY(remap_pending) KEY(remap_failure) KEY(recovery) KEY(mig) KEY(renamed)
-#undef KEY
-    fprintf(stderr, "fakenvml: unknown key %s\n", key);
-    abort(); /* a script with a slip must not pass for a healthy device */
-}
-
-static void add_rule(struct script *s, int gpu, const char *kind, const char *what, int code)
-{
-    if (s->nrules == MAX_RULES) abort();
-    struct rule *r = &s->rules[s->nrules++];
-    r->gpu = gpu;
-    r->code = code;
-    snprintf(r->kind, sizeof r->kind, "%s", kind);
-    snprintf(r->what, sizeof r->what, "%s", what);
-}
-
-/* Each call has a script of its own: no lock that a hanging call could keep from the others. */
-static void load(struct script *s)
-{
-    defaults(s);
-    const char *path = getenv("FAKENVML_STATE");
-    FILE *file = path ? fopen(path, "r") : NULL;
+    const char *path = getenv("FAKENVML_CALLS");
+    FILE *file = path ? fopen(path, "a") : NULL;
     if (!file) return;
-    char line[256], word[64];
-    while (fgets(line, sizeof line, file)) {
-        int gpu, code = 0;
-        long long number, bytes;
-        if (sscanf(line, "count %d", &s->count) == 1) continue;
-        if (sscanf(line, "err %63s %d", word, &code) == 2) { add_rule(s, -1, "err", word, code); continue; }
-        if (sscanf(line, "hang %63s", word) == 1) { add_rule(s, -1, "hang", word, 0); continue; }
-        if (sscanf(line, "gpu %d", &gpu) != 1 || gpu < 0 || gpu >= MAX_GPUS) continue;
-        if (sscanf(line, "gpu %*d proc %lld %lld", &number, &bytes) == 2) {
-            if (s->nprocs[gpu] == 16) abort();
-            s->procs[gpu][s->nprocs[gpu]].pid = (unsigned int)number;
-            s->procs[gpu][s->nprocs[gpu]++].bytes = bytes;
-        } else if (sscanf(line, "gpu %*d lost %d", &code) == 1) s->lost[gpu] = code;
-        else if (sscanf(line, "gpu %*d err %63s %d", word, &code) == 2) add_rule(s, gpu, "err", word, code);
-        else if (sscanf(line, "gpu %*d field %63s %d", word, &code) == 2) add_rule(s, gpu, "field", word, code);
-        else if (sscanf(line, "gpu %*d hang %63s", word) == 1) add_rule(s, gpu, "hang", word, 0);
-        else if (sscanf(line, "gpu %*d %63s %lld", word, &number) == 2) set(&s->gpu[gpu], word, number);
-    }
+    fprintf(file, "%d %s\n", gpu, function);
     fclose(file);
-}
-
-static const struct rule *find(const struct script *s, int gpu, const char *kind, const char *what)
-{
-    for (int i = 0; i < s->nrules; i++)
-        if (s->rules[i].gpu == gpu && !strcmp(s->rules[i].kind, kind) && !strcmp(s->rules[i].what, what))
-            return &s->rules[i];
-    return NULL;
 }
 
 static nvmlReturn_t enter(struct script *s, int gpu, const char *function)
 {
+    note(gpu, function);
     load(s);
     while (find(s, gpu, "hang", function)) {
-        nanosleep(&(struct timespec){ .tv_nsec = 5000000 }, NULL);
+        rest(5000);
         load(s);
     }
+    const struct rule *latency = find(s, -1, "latency", function);
+    rest(latency ? latency->code : s->latency_us);
     const struct rule *rule = find(s, gpu, "err", function);
     if (rule) return rule->code;
-    return gpu >= 0 && s->lost[gpu] ? s->lost[gpu] : SUCCESS;
+    return gpu >= 0 && s->lost[gpu] ? s->lost[gpu] : NVML_SUCCESS;
 }
 
-static int index_of(nvmlDevice_t device) { return (int)((long)device - 0x1000); }
+/* Handles are numbers: 0x1000 + GPU, and (1 + instance) * 0x100000 more for a MIG device. */
+static int index_of(nvmlDevice_t device) { return (int)(((long)device & 0xFFFFF) - 0x1000); }
+static int instance_of(nvmlDevice_t device) { return (int)((long)device >> 20) - 1; }
 
-/* Every device call starts so: s is its script, v its values. */
+/* Every device call starts so: s is its script, i the GPU, v its values, mig the instance or NULL. */
 #define DEVICE                                                                                                 \
     struct script script, *s = &script;                                                                        \
-    if (!initialised) return UNINITIALIZED;                                                                    \
-    int i = index_of(device);                                                                                  \
-    if (i < 0 || i >= MAX_GPUS) return INVALID_ARGUMENT;                                                       \
+    if (!initialised) return NVML_ERROR_UNINITIALIZED;                                                         \
+    int i = index_of(device), m = instance_of(device);                                                         \
+    if (i < 0 || i >= MAX_GPUS || m >= MAX_INSTANCES) return NVML_ERROR_INVALID_ARGUMENT;                      \
     nvmlReturn_t code = enter(s, i, __func__);                                                                 \
     if (code) return code;                                                                                     \
     struct values *v = &s->gpu[i];                                                                             \
+    struct instance *mig = m < 0 ? NULL : &s->instances[i][m];                                                 \
+    if (mig && (!v->mig || m >= s->ninstances[i])) return NVML_ERROR_INVALID_ARGUMENT;                         \
     (void)v
+/* What only the whole board has. */
+#define WHOLE_DEVICE DEVICE; if (mig) return NVML_ERROR_NOT_SUPPORTED
 
 API nvmlReturn_t nvmlInitWithFlags(unsigned int flags)
 {
@@ -177,27 +92,27 @@ API nvmlReturn_t nvmlInitWithFlags(unsigned int flags)
 
 API nvmlReturn_t nvmlShutdown(void)
 {
-    if (!initialised) return UNINITIALIZED;
+    if (!initialised) return NVML_ERROR_UNINITIALIZED;
     initialised--;
-    return SUCCESS;
+    return NVML_SUCCESS;
 }
 
-API const char *nvmlErrorString(nvmlReturn_t code)
+API const char *nvmlErrorString(nvmlReturn_t result)
 {
-    (void)code;
+    (void)result;
     return "scripted error";
 }
 
 API nvmlReturn_t nvmlSystemGetDriverVersion(char *text, unsigned int size)
 {
     snprintf(text, size, "580.95.05");
-    return SUCCESS;
+    return NVML_SUCCESS;
 }
 
 API nvmlReturn_t nvmlDeviceGetCount_v2(unsigned int *count)
 {
     struct script s;
-    if (!initialised) return UNINITIALIZED;
+    if (!initialised) return NVML_ERROR_UNINITIALIZED;
     nvmlReturn_t code = enter(&s, -1, __func__);
     *count = (unsigned int)s.count;
     return code;
@@ -207,70 +122,72 @@ API nvmlReturn_t nvmlDeviceGetHandleByIndex_v2(unsigned int index, nvmlDevice_t 
 {
     nvmlDevice_t device = (nvmlDevice_t)(0x1000L + index);
     DEVICE;
-    if (i >= s->count) return INVALID_ARGUMENT;
+    if (i >= s->count) return NVML_ERROR_INVALID_ARGUMENT;
     *handle = device;
-    return SUCCESS;
+    return NVML_SUCCESS;
 }
 
 API nvmlReturn_t nvmlDeviceGetName(nvmlDevice_t device, char *text, unsigned int size)
 {
     DEVICE;
-    snprintf(text, size, "NVIDIA H100 80GB HBM3");
-    return SUCCESS;
+    if (mig) snprintf(text, size, "NVIDIA H100 80GB HBM3 MIG %s", mig->profile);
+    else snprintf(text, size, "NVIDIA H100 80GB HBM3");
+    return NVML_SUCCESS;
 }
 
 API nvmlReturn_t nvmlDeviceGetUUID(nvmlDevice_t device, char *text, unsigned int size)
 {
     DEVICE;
-    snprintf(text, size, "GPU-00000000-0000-0000-0000-%012lld", i + v->renamed);
-    return SUCCESS;
+    if (mig) snprintf(text, size, "MIG-00000000-0000-0000-%04d-%012u", i, mig->gi);
+    else snprintf(text, size, "GPU-00000000-0000-0000-0000-%012lld", i + v->renamed);
+    return NVML_SUCCESS;
 }
 
 API nvmlReturn_t nvmlDeviceGetPciInfo_v3(nvmlDevice_t device, nvmlPciInfo_t *info)
 {
-    DEVICE;
+    WHOLE_DEVICE;
     memset(info, 0, sizeof *info);
     info->bus = 0x18 + (unsigned int)i;
     snprintf(info->busId, sizeof info->busId, "00000000:%02X:00.0", info->bus);
-    return SUCCESS;
+    return NVML_SUCCESS;
 }
 
 API nvmlReturn_t nvmlDeviceGetUtilizationRates(nvmlDevice_t device, nvmlUtilization_t *rates)
 {
-    DEVICE;
-    if (v->mig) return NOT_SUPPORTED;
+    WHOLE_DEVICE;
+    if (v->mig) return NVML_ERROR_NOT_SUPPORTED;
     rates->gpu = (unsigned int)v->util;
     rates->memory = (unsigned int)v->memutil;
-    return SUCCESS;
+    return NVML_SUCCESS;
 }
 
 /* Version 1 counts the driver's reserve as used. */
 API nvmlReturn_t nvmlDeviceGetMemoryInfo(nvmlDevice_t device, nvmlMemory_t *memory)
 {
     DEVICE;
-    memory->total = (unsigned long long)v->mem_total;
-    memory->used = (unsigned long long)(v->mem_used + v->mem_reserved);
+    memory->total = (unsigned long long)(mig ? mig->total : v->mem_total);
+    memory->used = (unsigned long long)(mig ? mig->used : v->mem_used + v->mem_reserved);
     memory->free = memory->total - memory->used;
-    return SUCCESS;
+    return NVML_SUCCESS;
 }
 
 API nvmlReturn_t nvmlDeviceGetMemoryInfo_v2(nvmlDevice_t device, nvmlMemory_v2_t *memory)
 {
     DEVICE;
-    if (memory->version != (sizeof *memory | 2 << 24)) return INVALID_ARGUMENT;
-    memory->total = (unsigned long long)v->mem_total;
-    memory->reserved = (unsigned long long)v->mem_reserved;
-    memory->used = (unsigned long long)v->mem_used;
+    if (memory->version != (sizeof *memory | 2 << 24)) return NVML_ERROR_INVALID_ARGUMENT;
+    memory->total = (unsigned long long)(mig ? mig->total : v->mem_total);
+    memory->reserved = mig ? 0 : (unsigned long long)v->mem_reserved;
+    memory->used = (unsigned long long)(mig ? mig->used : v->mem_used);
     memory->free = memory->total - memory->used - memory->reserved;
-    return SUCCESS;
+    return NVML_SUCCESS;
 }
 
 #define NUMBER(function, type, value)                                                                          \
     API nvmlReturn_t function(nvmlDevice_t device, type *out)                                                  \
     {                                                                                                          \
-        DEVICE;                                                                                                \
+        WHOLE_DEVICE;                                                                                          \
         *out = (type)(value);                                                                                  \
-        return SUCCESS;                                                                                        \
+        return NVML_SUCCESS;                                                                                        \
     }
 NUMBER(nvmlDeviceGetPowerUsage, unsigned int, v->power_mw)
 NUMBER(nvmlDeviceGetEnforcedPowerLimit, unsigned int, v->limit_mw)
@@ -280,56 +197,157 @@ NUMBER(nvmlDeviceGetCurrentClocksEventReasons, unsigned long long, v->events)
 
 API nvmlReturn_t nvmlDeviceGetTemperatureV(nvmlDevice_t device, nvmlTemperature_t *reading)
 {
-    DEVICE;
-    if (reading->version != (sizeof *reading | 1 << 24) || reading->sensorType) return INVALID_ARGUMENT;
+    WHOLE_DEVICE;
+    if (reading->version != (sizeof *reading | 1 << 24) || reading->sensorType) return NVML_ERROR_INVALID_ARGUMENT;
     reading->temperature = (int)v->temp;
-    return SUCCESS;
+    return NVML_SUCCESS;
 }
 #endif
 #ifndef FAKENVML_NEW
 NUMBER(nvmlDeviceGetCurrentClocksThrottleReasons, unsigned long long, v->events)
 
-API nvmlReturn_t nvmlDeviceGetTemperature(nvmlDevice_t device, int sensor, unsigned int *celsius)
+API nvmlReturn_t nvmlDeviceGetTemperature(nvmlDevice_t device, nvmlTemperatureSensors_t sensor, unsigned int *celsius)
 {
-    DEVICE;
-    if (sensor) return INVALID_ARGUMENT;
+    WHOLE_DEVICE;
+    if (sensor) return NVML_ERROR_INVALID_ARGUMENT;
     *celsius = (unsigned int)v->old_temp;
-    return SUCCESS;
+    return NVML_SUCCESS;
 }
 #endif
 
-API nvmlReturn_t nvmlDeviceGetClockInfo(nvmlDevice_t device, int domain, unsigned int *megahertz)
+API nvmlReturn_t nvmlDeviceGetClockInfo(nvmlDevice_t device, nvmlClockType_t domain, unsigned int *megahertz)
 {
-    DEVICE;
-    if (domain < 0 || domain > 3) return INVALID_ARGUMENT;
+    WHOLE_DEVICE;
+    if (domain > NVML_CLOCK_VIDEO) return NVML_ERROR_INVALID_ARGUMENT;
     *megahertz = (unsigned int)(domain == 2 ? v->mem_mhz : v->sm_mhz);
-    return SUCCESS;
+    return NVML_SUCCESS;
 }
 
 API nvmlReturn_t nvmlDeviceGetMigMode(nvmlDevice_t device, unsigned int *current, unsigned int *pending)
 {
-    DEVICE;
+    WHOLE_DEVICE;
     *current = *pending = (unsigned int)v->mig;
-    return SUCCESS;
+    return NVML_SUCCESS;
 }
 
 API nvmlReturn_t nvmlDeviceGetComputeRunningProcesses_v3(nvmlDevice_t device, unsigned int *count,
                                                           nvmlProcessInfo_t *list)
 {
     DEVICE;
-    unsigned int room = *count, have = (unsigned int)s->nprocs[i];
-    *count = have;
-    if (have > room || (have && !list)) return INSUFFICIENT_SIZE;
-    for (unsigned int n = 0; n < have; n++) {
-        list[n].pid = s->procs[i][n].pid;
-        list[n].usedGpuMemory = (unsigned long long)s->procs[i][n].bytes;
-        list[n].gpuInstanceId = list[n].computeInstanceId = 0xFFFFFFFF;
+    unsigned int room = *count, have = 0;
+    for (int n = 0; n < s->nprocs[i]; n++) {
+        if (mig && s->procs[i][n].gi != mig->gi) continue;
+        if (have < room && list)
+            list[have] = (nvmlProcessInfo_t){
+                .pid = s->procs[i][n].pid,
+                .usedGpuMemory = (unsigned long long)s->procs[i][n].bytes,
+                .gpuInstanceId = s->procs[i][n].gi,
+                .computeInstanceId = 0xFFFFFFFF };
+        have++;
     }
-    return SUCCESS;
+    *count = have;
+    return have > room || (have && !list) ? NVML_ERROR_INSUFFICIENT_SIZE : NVML_SUCCESS;
 }
 
-static void as_uint(nvmlFieldValue_t *f, long long n) { f->valueType = 1; f->value.uiVal = (unsigned int)n; }
-static void as_ullong(nvmlFieldValue_t *f, long long n) { f->valueType = 3; f->value.ullVal = (unsigned long long)n; }
+API nvmlReturn_t nvmlDeviceGetMaxMigDeviceCount(nvmlDevice_t device, unsigned int *count)
+{
+    WHOLE_DEVICE;
+    *count = MAX_INSTANCES - 1;
+    return NVML_SUCCESS;
+}
+
+API nvmlReturn_t nvmlDeviceGetMigDeviceHandleByIndex(nvmlDevice_t device, unsigned int index, nvmlDevice_t *handle)
+{
+    WHOLE_DEVICE;
+    if (!v->mig) return NVML_ERROR_NOT_SUPPORTED;
+    if ((int)index >= s->ninstances[i]) return NVML_ERROR_NOT_FOUND;
+    *handle = (nvmlDevice_t)(0x1000L + i + ((index + 1L) << 20));
+    return NVML_SUCCESS;
+}
+
+#define OF_INSTANCE(function, value)                                                                           \
+    API nvmlReturn_t function(nvmlDevice_t device, unsigned int *id)                                           \
+    {                                                                                                          \
+        DEVICE;                                                                                                \
+        if (!mig) return NVML_ERROR_NOT_SUPPORTED;                                                             \
+        *id = value;                                                                                           \
+        return NVML_SUCCESS;                                                                                   \
+    }
+OF_INSTANCE(nvmlDeviceGetGpuInstanceId, mig->gi)
+OF_INSTANCE(nvmlDeviceGetComputeInstanceId, mig->ci)
+
+API nvmlReturn_t nvmlDeviceGetAttributes_v2(nvmlDevice_t device, nvmlDeviceAttributes_t *attributes)
+{
+    DEVICE;
+    if (!mig) return NVML_ERROR_NOT_SUPPORTED;
+    *attributes = (nvmlDeviceAttributes_t){ .multiprocessorCount = mig->sm };
+    return NVML_SUCCESS;
+}
+
+/* One event set at a time is enough; its handle is its number, so that one freed twice is noticed. */
+static struct { long number; int is_open, watched[MAX_GPUS]; long long delivered; } events;
+
+API nvmlReturn_t nvmlEventSetCreate(nvmlEventSet_t *set)
+{
+    struct script s;
+    nvmlReturn_t code = enter(&s, -1, __func__);
+    if (code) return code;
+    if (events.is_open) abort(); /* the last one was not freed */
+    events.is_open = 1;
+    memset(events.watched, 0, sizeof events.watched);
+    *set = (nvmlEventSet_t)(++events.number);
+    return NVML_SUCCESS;
+}
+
+API nvmlReturn_t nvmlDeviceRegisterEvents(nvmlDevice_t device, unsigned long long kinds, nvmlEventSet_t set)
+{
+    WHOLE_DEVICE;
+    if ((long)set != events.number || kinds != nvmlEventTypeXidCriticalError) return NVML_ERROR_INVALID_ARGUMENT;
+    events.watched[i] = 1;
+    return NVML_SUCCESS;
+}
+
+API nvmlReturn_t nvmlEventSetFree(nvmlEventSet_t set)
+{
+    if ((long)set != events.number || !events.is_open) abort();
+    events.is_open = 0;
+    return NVML_SUCCESS;
+}
+
+API nvmlReturn_t nvmlEventSetWait_v2(nvmlEventSet_t set, nvmlEventData_t *data, unsigned int timeout_ms)
+{
+    if ((long)set != events.number || !events.is_open) return NVML_ERROR_INVALID_ARGUMENT;
+    for (unsigned int waited_ms = 0;; waited_ms += 5) {
+        struct script s;
+        nvmlReturn_t code = enter(&s, -1, __func__);
+        if (code) return code;
+        for (int n = 0; n < s.nxids; n++) {
+            const struct xid *x = &s.xids[n];
+            if (x->sequence <= events.delivered || !events.watched[x->gpu]) continue;
+            events.delivered = x->sequence;
+            *data = (nvmlEventData_t){ .device = (nvmlDevice_t)(0x1000L + x->gpu),
+                                       .eventType = nvmlEventTypeXidCriticalError, .eventData = x->code,
+                                       .gpuInstanceId = 0xFFFFFFFF, .computeInstanceId = 0xFFFFFFFF };
+            return NVML_SUCCESS;
+        }
+        for (int i = 0; i < MAX_GPUS; i++)
+            if (events.watched[i] && s.lost[i]) return NVML_ERROR_GPU_IS_LOST;
+        if (waited_ms >= timeout_ms) return NVML_ERROR_TIMEOUT;
+        rest(5000);
+    }
+}
+
+static void as_uint(nvmlFieldValue_t *f, long long n)
+{
+    f->valueType = NVML_VALUE_TYPE_UNSIGNED_INT;
+    f->value.uiVal = (unsigned int)n;
+}
+
+static void as_ullong(nvmlFieldValue_t *f, long long n)
+{
+    f->valueType = NVML_VALUE_TYPE_UNSIGNED_LONG_LONG;
+    f->value.ullVal = (unsigned long long)n;
+}
 
 /* The union is filled with ones first: a reader of the wrong member sees nonsense. */
 static void field(const struct script *s, int i, nvmlFieldValue_t *f)
@@ -339,29 +357,59 @@ static void field(const struct script *s, int i, nvmlFieldValue_t *f)
     snprintf(id, sizeof id, "%u", f->fieldId);
     const struct rule *rule = find(s, i, "field", id);
     memset(&f->value, 0xFF, sizeof f->value);
-    f->nvmlReturn = rule ? rule->code : SUCCESS;
-    f->valueType = 3;
+    f->nvmlReturn = rule ? (nvmlReturn_t)rule->code : NVML_SUCCESS;
+    f->valueType = NVML_VALUE_TYPE_UNSIGNED_LONG_LONG;
     if (rule) return;
+    for (int n = 0; n < s->nlinks; n++)
+        if (s->links[n].gpu == i && s->links[n].field == f->fieldId && s->links[n].link == f->scopeId) {
+            as_ullong(f, s->links[n].value);
+            return;
+        }
     switch (f->fieldId) {
-    case 3: as_ullong(f, v->ecc_sbe_vol); break;
-    case 4: as_ullong(f, v->ecc_dbe_vol); break;
-    case 5: as_ullong(f, v->ecc_sbe_agg); break;
-    case 6: as_ullong(f, v->ecc_dbe_agg); break;
-    case 82: as_uint(f, v->mem_temp); break;
-    case 83: as_ullong(f, v->energy_mj); break;
-    case 142: as_uint(f, v->remap_cor); break;
-    case 143: as_uint(f, v->remap_unc); break;
-    case 144: as_uint(f, v->remap_pending); break;
-    case 145: as_uint(f, v->remap_failure); break;
-    case 186: as_uint(f, v->instant_mw); break;
-    case 230: as_uint(f, v->recovery); break;
-    default: f->nvmlReturn = NOT_SUPPORTED;
+    case NVML_FI_DEV_ECC_SBE_VOL_TOTAL: as_ullong(f, v->ecc_sbe_vol); break;
+    case NVML_FI_DEV_ECC_DBE_VOL_TOTAL: as_ullong(f, v->ecc_dbe_vol); break;
+    case NVML_FI_DEV_ECC_SBE_AGG_TOTAL: as_ullong(f, v->ecc_sbe_agg); break;
+    case NVML_FI_DEV_ECC_DBE_AGG_TOTAL: as_ullong(f, v->ecc_dbe_agg); break;
+    case NVML_FI_DEV_RETIRED_SBE: as_uint(f, v->retired_sbe); break;
+    case NVML_FI_DEV_RETIRED_DBE: as_uint(f, v->retired_dbe); break;
+    case NVML_FI_DEV_RETIRED_PENDING: as_uint(f, v->retired_pending); break;
+    case NVML_FI_DEV_NVLINK_CRC_FLIT_ERROR_COUNT_TOTAL: as_ullong(f, v->crc_flit); break;
+    case NVML_FI_DEV_NVLINK_CRC_DATA_ERROR_COUNT_TOTAL: as_ullong(f, v->crc_data); break;
+    case NVML_FI_DEV_NVLINK_REPLAY_ERROR_COUNT_TOTAL: as_ullong(f, v->link_replay); break;
+    case NVML_FI_DEV_NVLINK_RECOVERY_ERROR_COUNT_TOTAL: as_ullong(f, v->link_recovery); break;
+    case NVML_FI_DEV_CLOCKS_EVENT_REASON_SW_POWER_CAP: as_ullong(f, v->power_cap_ns); break;
+    case NVML_FI_DEV_CLOCKS_EVENT_REASON_SYNC_BOOST: as_ullong(f, v->sync_boost_ns); break;
+    case NVML_FI_DEV_CLOCKS_EVENT_REASON_SW_THERM_SLOWDOWN: as_ullong(f, v->sw_thermal_ns); break;
+    case NVML_FI_DEV_CLOCKS_EVENT_REASON_HW_THERM_SLOWDOWN: as_ullong(f, v->hw_thermal_ns); break;
+    case NVML_FI_DEV_CLOCKS_EVENT_REASON_HW_POWER_BRAKE_SLOWDOWN: as_ullong(f, v->power_brake_ns); break;
+    case NVML_FI_DEV_MEMORY_TEMP: as_uint(f, v->mem_temp); break;
+    case NVML_FI_DEV_TOTAL_ENERGY_CONSUMPTION: as_ullong(f, v->energy_mj); break;
+    case NVML_FI_DEV_NVLINK_LINK_COUNT: as_uint(f, v->nvlinks); break;
+    case NVML_FI_DEV_PCIE_REPLAY_COUNTER: as_uint(f, v->pcie_replay); break;
+    case NVML_FI_DEV_NVLINK_THROUGHPUT_DATA_TX:
+        f->scopeId == 0xFFFFFFFF ? as_ullong(f, v->nvlink_tx_kib) : as_ullong(f, v->nvlink_tx_kib / 18);
+        break;
+    case NVML_FI_DEV_NVLINK_THROUGHPUT_DATA_RX:
+        f->scopeId == 0xFFFFFFFF ? as_ullong(f, v->nvlink_rx_kib) : as_ullong(f, v->nvlink_rx_kib / 18);
+        break;
+    case NVML_FI_DEV_REMAPPED_COR: as_uint(f, v->remap_cor); break;
+    case NVML_FI_DEV_REMAPPED_UNC: as_uint(f, v->remap_unc); break;
+    case NVML_FI_DEV_REMAPPED_PENDING: as_uint(f, v->remap_pending); break;
+    case NVML_FI_DEV_REMAPPED_FAILURE: as_uint(f, v->remap_failure); break;
+    case NVML_FI_DEV_PCIE_COUNT_CORRECTABLE_ERRORS: as_uint(f, v->pcie_correctable); break;
+    case NVML_FI_DEV_PCIE_COUNT_NON_FATAL_ERROR: as_uint(f, v->pcie_non_fatal); break;
+    case NVML_FI_DEV_PCIE_COUNT_FATAL_ERROR: as_uint(f, v->pcie_fatal); break;
+    case NVML_FI_DEV_POWER_INSTANT: as_uint(f, v->instant_mw); break;
+    case NVML_FI_DEV_PCIE_COUNT_TX_BYTES: as_ullong(f, v->pcie_tx); break;
+    case NVML_FI_DEV_PCIE_COUNT_RX_BYTES: as_ullong(f, v->pcie_rx); break;
+    case NVML_FI_DEV_GET_GPU_RECOVERY_ACTION: as_uint(f, v->recovery); break;
+    default: f->nvmlReturn = NVML_ERROR_NOT_SUPPORTED;
     }
 }
 
 API nvmlReturn_t nvmlDeviceGetFieldValues(nvmlDevice_t device, int count, nvmlFieldValue_t *values)
 {
-    DEVICE;
+    WHOLE_DEVICE;
     for (int n = 0; n < count; n++) field(s, i, &values[n]);
-    return SUCCESS;
+    return NVML_SUCCESS;
 }
