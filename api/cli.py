@@ -60,7 +60,11 @@ def _agents(arguments: Sequence[str]) -> int:
 
 
 def _simulate(arguments: Sequence[str]) -> int:
-    from scheduler.simulate_cli import simulate_main as run  # noqa: PLC0415 - rooms are loaded lazily
+    from scheduler.simulate_cli import simulate_main as run
+
+    return run(arguments)
+
+
 def _report(arguments: Sequence[str]) -> int:
     from api.reports import main as run
 
