@@ -17,7 +17,7 @@ from api.answers import Problem
 from api.context import Context
 from api.examples import EXAMPLES, POLICY_EXAMPLE
 from api.limits import BodyLimit
-from api.routes import files, health, jobs, products, public, quota, telemetry, tenants
+from api.routes import files, health, jobs, planning, products, public, quota, telemetry, tenants
 from scheduler.dispatch.executor import Executor
 from store import clock
 
@@ -32,6 +32,7 @@ does not exist for you."""
 
 _TAGS: Final = [
     {"name": "jobs", "description": "Submit jobs, follow them, fetch what they made."},
+    {"name": "planning", "description": "Why a job waits; what operators set above the machine."},
     {"name": "quota", "description": "Policies, grants and what is left of them."},
     {"name": "tenants", "description": "Organisations, projects, users, roles and tokens."},
     {"name": "products", "description": "What was built on the platform, with its evidence."},
@@ -57,8 +58,9 @@ class _Application(FastAPI):
             schemas["Problem"] = problem
             for name, example in EXAMPLES.items():
                 schemas[name]["example"] = example
-            policy = document["paths"]["/v1/policies"]["post"]["requestBody"]["content"]
-            policy["application/json"]["example"] = POLICY_EXAMPLE
+            for path in ("/v1/policies", "/v1/policies/preview"):
+                policy = document["paths"][path]["post"]["requestBody"]["content"]
+                policy["application/json"]["example"] = POLICY_EXAMPLE
         return super().openapi()
 
 
@@ -101,6 +103,7 @@ def create_app(
         tenants.router,
         quota.router,
         jobs.router,
+        planning.router,
         files.router,
         telemetry.router,
         products.router,

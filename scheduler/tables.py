@@ -85,12 +85,12 @@ class JobRow(Base):
     submitted_at: Mapped[datetime] = mapped_column(type_instant)
     is_held: Mapped[bool]
     begin_at: Mapped[datetime | None] = mapped_column(type_instant)
-    depends_on: Mapped[list[dict[str, object]]] = mapped_column(JSONB)
+    depends_on: Mapped[list[dict[str, object]]] = mapped_column(JSONB, default=list)
     array_id: Mapped[int | None] = mapped_column(BigInteger)
     array_index: Mapped[int | None]
     array_cap: Mapped[int | None]
     reservation: Mapped[dict[str, object] | None] = mapped_column(JSONB(none_as_null=True))
-    preemptions: Mapped[int]
+    preemptions: Mapped[int] = mapped_column(default=0)
     is_cancel_requested: Mapped[bool]
     attempts: Mapped[int]
     launch_refusals: Mapped[int]
@@ -143,13 +143,13 @@ class AttemptRow(Base):
     claim_s: Mapped[int] = mapped_column(BigInteger)
     ranks: Mapped[list[dict[str, object]]] = mapped_column(JSONB)
     admitted_at: Mapped[datetime] = mapped_column(type_instant)
-    admitted_seq: Mapped[int]
-    grace_s: Mapped[int] = mapped_column(BigInteger)
+    admitted_seq: Mapped[int] = mapped_column(default=0)
+    grace_s: Mapped[int] = mapped_column(BigInteger, default=0)
     reclaimed_by: Mapped[int | None] = mapped_column(BigInteger)
     notice_ends_at: Mapped[datetime | None] = mapped_column(type_instant)
     notice_sent_at: Mapped[datetime | None] = mapped_column(type_instant)
-    refund_cap_s: Mapped[int] = mapped_column(BigInteger)
-    refunded_s: Mapped[int] = mapped_column(BigInteger)
+    refund_cap_s: Mapped[int] = mapped_column(BigInteger, default=0)
+    refunded_s: Mapped[int] = mapped_column(BigInteger, default=0)
     dispatched_at: Mapped[datetime | None] = mapped_column(type_instant)
     committed_at: Mapped[datetime | None] = mapped_column(type_instant)
     started_at: Mapped[datetime | None] = mapped_column(type_instant)
