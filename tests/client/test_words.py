@@ -143,7 +143,7 @@ def test_advice_on_what_never_fits_is_of_its_limit(language: str, limit: str) ->
 
 def test_a_refused_value_is_named_by_its_option() -> None:
     assert set(OPTIONS.values()) <= set().union(*commands().values())
-    sent = {f"body.{name}" for name in JobIn.model_fields} - {"body.bundle", "body.priority", "body.is_held"}
+    sent = {f"body.{name}" for name in JobIn.model_fields} - {"body.bundle"}
     assert sent <= set(OPTIONS)
     assert option_of("body.flavors.0") == "--flavor"
     assert option_of("body.bundle") == "body.bundle"
