@@ -26,6 +26,7 @@ from api.routes import (
     jobs,
     localisation,
     opendata,
+    planning,
     products,
     public,
     quota,
@@ -48,6 +49,7 @@ does not exist for you."""
 
 _TAGS: Final = [
     {"name": "jobs", "description": "Submit jobs, follow them, fetch what they made."},
+    {"name": "planning", "description": "Why a job waits; what operators set above the machine."},
     {"name": "quota", "description": "Policies, grants and what is left of them."},
     {"name": "tenants", "description": "Organisations, projects, users, roles and tokens."},
     {"name": "products", "description": "What was built on the platform, with its evidence."},
@@ -78,8 +80,9 @@ class _Application(FastAPI):
             schemas["Problem"] = problem
             for name, example in {**EXAMPLES, **REGISTER_EXAMPLES}.items():
                 schemas[name]["example"] = example
-            policy = document["paths"]["/v1/policies"]["post"]["requestBody"]["content"]
-            policy["application/json"]["example"] = POLICY_EXAMPLE
+            for path in ("/v1/policies", "/v1/policies/preview"):
+                policy = document["paths"][path]["post"]["requestBody"]["content"]
+                policy["application/json"]["example"] = POLICY_EXAMPLE
         return super().openapi()
 
 
@@ -129,6 +132,7 @@ def create_app(
         tenants.router,
         quota.router,
         jobs.router,
+        planning.router,
         files.router,
         telemetry.router,
         idle.router,

@@ -24,6 +24,7 @@ USAGE = """usage: kezek-server COMMAND [options]
   token       issue an operator's token
   audit       verify the journal's chain
   ledger      verify the ledger's balances
+  simulate    replay a trace of another cluster and print its figures
   replay      plan the journaled cycles again and compare
   kpi         print an indicator from the database
   report      make a report from the database, or verify a report's file
@@ -67,6 +68,16 @@ def _alive(arguments: Sequence[str]) -> int:
     return run(arguments)
 
 
+def _simulate(arguments: Sequence[str]) -> int:
+    from scheduler.simulate_cli import simulate_main as run
+
+    if "--from-journal" not in arguments:
+        return run(arguments)
+    from api.commands import simulate_journal
+
+    return simulate_journal(arguments)
+
+
 def _report(arguments: Sequence[str]) -> int:
     from api.reports import main as run
 
@@ -84,6 +95,7 @@ _LIGHT: dict[str, Callable[[Sequence[str]], int]] = {
     "agent": _agent,
     "ray-local": _ray_local,
     "agents": _agents,
+    "simulate": _simulate,
     "report": _report,
     "alive": _alive,
 }

@@ -31,6 +31,7 @@ from products.reports.archive import ReportNotFoundError
 from products.reports.build import NotOfferedError
 from quota.policy import PolicyError
 from quota.service import AwardRefusedError, NoPolicyError, PolicyExistsError
+from scheduler.acts import ActNotFoundError, ActRefusedError
 from scheduler.dispatch.executor import ExecutorError, RefusedError
 from scheduler.dispatch.limits import MAX_BUNDLE_BYTES
 from scheduler.jobs import BundleRefusedError, JobNotFoundError, JobRefusedError, JobStateError
@@ -316,11 +317,12 @@ _TRANSLATIONS: Final[tuple[tuple[tuple[type[Exception], ...], _Convert], ...]] =
     ((tenants.AuthenticationError, AwardRefusedError, NoPolicyError), _coded),
     ((JobRefusedError,), _refused_job),
     ((JobStateError,), _fixed(ErrorCode.CONFLICT)),
+    ((ActRefusedError,), _fixed(ErrorCode.VALIDATION)),
     ((BundleRefusedError,), _bundle),
     ((PolicyError,), _policy),
     ((PolicyExistsError, tenants.TakenError, products.ProductTakenError), _fixed(ErrorCode.CONFLICT)),
     ((products.ProductStateError,), _fixed(ErrorCode.CONFLICT)),
-    ((tenants.NotFoundError, JobNotFoundError, products.ProductNotFoundError), _not_found),
+    ((tenants.NotFoundError, JobNotFoundError, ActNotFoundError, products.ProductNotFoundError), _not_found),
     ((tenants.UnsuitableError,), _unsuitable),
     ((IdentifierError,), _fixed(ErrorCode.BAD_BIN)),
     ((products.NotIndependentError,), _fixed(ErrorCode.NOT_INDEPENDENT)),

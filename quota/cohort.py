@@ -1,4 +1,4 @@
-"""The quota tree in numbers: nominal quota of every node, use of every node, who refuses.
+"""The quota tree in numbers: nominal quota of every node, use of every node.
 
 The tree's root is the capacity in service; a node's nominal counts whole GPUs of every flavor alike.
 """
@@ -143,15 +143,6 @@ def _divide_among(parent_gpus: int, siblings: list[QuotaNode]) -> dict[str, int]
 
 
 @dataclass(frozen=True, slots=True)
-class QuotaRefusal:
-    """The first node, from the queue upwards, whose nominal a job would exceed. All in GPUs."""
-
-    node: str
-    nominal_gpus: int
-    used_gpus: int
-
-
-@dataclass(frozen=True, slots=True)
 class QuotaUse:
     """GPUs held below every node of the tree, the node itself and ROOT included."""
 
@@ -166,21 +157,6 @@ class QuotaUse:
                 used[node] = used.get(node, 0) + gpus
         return cls(used)
 
-    def plus(self, queue: str, gpus: int) -> QuotaUse:
-        """The use after one more job starts in `queue`. O(nodes of the tree)."""
-        return QuotaUse({**self.used, **{node: self.at(node) + gpus for node in ancestors(queue)}})
-
     def at(self, node: str) -> int:
         """GPUs held in the subtree of `node`."""
         return self.used.get(node, 0)
-
-    def headroom(self, queue: str, nominals: Mapping[str, int]) -> int:
-        """GPUs that `queue` may still take within nominal at every node of its path; 0 or more."""
-        return max(0, min(nominals.get(node, 0) - self.at(node) for node in ancestors(queue)))
-
-    def refusal(self, queue: str, gpus: int, nominals: Mapping[str, int]) -> QuotaRefusal | None:
-        """The node that refuses `gpus` more in `queue`, or None when every node of the path has room."""
-        for node in ancestors(queue):
-            if self.at(node) + gpus > nominals.get(node, 0):
-                return QuotaRefusal(node, nominals.get(node, 0), self.at(node))
-        return None

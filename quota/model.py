@@ -114,6 +114,7 @@ class Policy:
     routes: tuple[Route, ...]
     priority_sectors_year: int | None = None
     usage_half_life_s: int = 7 * 86_400
+    usage_sampling_s: int = 3_600
     aging_full_after_s: int = 7 * 86_400
     start_reservations: int = 16
     checkpoint_max_protected_s: int = 6 * 3_600

@@ -22,6 +22,7 @@ class StopWhy(StrEnum):
     LAUNCH_REFUSED = "launch_refused"
     PLATFORM_STOPPED = "platform_stopped"
     IDLE = "idle"
+    PREEMPTED = "preempted"
 
 
 class StopSignal(StrEnum):
@@ -208,6 +209,14 @@ class IdleFound:
     at_ms: int
 
 
+@dataclass(frozen=True, slots=True)
+class GraceEnded:
+    """The attempt was given notice for another job, and its grace is over: it gives its GPUs back."""
+
+    attempt_id: AttemptId
+    at_ms: int
+
+
 AttemptFact = (
     Admitted
     | LaunchCommitted
@@ -218,6 +227,7 @@ AttemptFact = (
     | AbsenceProven
     | PlatformStopping
     | IdleFound
+    | GraceEnded
 )
 Fact = AttemptFact | CancelRequested | NodeLost
 

@@ -6,30 +6,46 @@ to "why is my job waiting" is its refusal.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable
 from dataclasses import dataclass, field
-from enum import StrEnum
 from typing import Final
-from uuid import UUID
 
-from quota.cohort import QuotaUse, nominals
-from quota.model import GrantId, Policy, QuotaNode
+from quota.model import QuotaNode
 from quota.policy import policy_queue
-from scheduler.model import GrantView, Numbers, PendingJob, ReasonCode, Request, Slot, Snapshot
-from scheduler.place import FreeView, Shape
+from quota.tree import QuotaRefusal
+from scheduler.model import (
+    GrantView,
+    JobId,
+    Numbers,
+    PendingJob,
+    ReasonCode,
+    Request,
+    ShareClass,
+    Slot,
+    WindowKind,
+)
+from scheduler.place import Picks, Shape, pick
+from scheduler.profile import Hold, Profile
+from scheduler.shares import Ask
+from scheduler.world import MS, Bounds, Fit, Limit, NeverFits, World, claim_s
 
-MS: Final = 1_000
-"""Milliseconds of a second."""
-
-
-@dataclass(frozen=True, slots=True)
-class Fit:
-    """The job can start: on these slots of one flavor, claiming `claim_s` device-seconds of the grant."""
-
-    slots: tuple[Slot, ...]
-    flavor: str
-    grant_id: GrantId
-    claim_s: int
+__all__ = [
+    "MS",
+    "Bounds",
+    "Fit",
+    "Limit",
+    "NeverFits",
+    "NoFit",
+    "World",
+    "can_ever_fit",
+    "claim_s",
+    "fits",
+    "fits_eligible",
+    "has_room",
+    "is_free_to_start",
+    "not_eligible",
+    "shape_of",
+]
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,100 +56,21 @@ class NoFit:
     numbers: Numbers = field(default_factory=dict)
 
 
-class Limit(StrEnum):
-    """What makes a job impossible, whoever else runs."""
-
-    QUEUE = "queue"
-    """The policy has no such queue."""
-    REQUEST = "request"
-    """GPUs, nodes or walltime below 1, or GPUs that do not divide by the nodes."""
-    FLAVOR = "flavor"
-    """No node in service has a flavor of the list."""
-    WALLTIME = "walltime"
-    """Longer than the queue's longest walltime."""
-    MAX_GPUS_PER_JOB = "max_gpus_per_job"
-    """Larger than the queue's largest job."""
-    NOMINAL = "nominal"
-    """Larger than the nominal quota of a node on the queue's path."""
-    SHAPE = "shape"
-    """No such set of nodes in service, were they all free."""
-
-
-@dataclass(frozen=True, slots=True)
-class NeverFits:
-    """The job can never start as asked.
-
-    `numbers`: `limit`, what was asked (`queue`, `gpus`, `walltime_s`) and what would fit: `max_gpus` (0 = the
-    queue takes none), `flavors` in service (joined by ","), and `max_walltime_s` where the queue has one.
-    """
-
-    limit: Limit
-    numbers: Numbers
-
-
-class Bounds:
-    """What could ever fit: the policy on the inventory in service, were nothing running.
-
-    Args:
-        snapshot: its nodes (without drained ones) and capacity count, nothing else.
-        policy: the policy in force.
-    """
-
-    def __init__(self, snapshot: Snapshot, policy: Policy) -> None:
-        parents = {node.parent for node in policy.tree}
-        self.policy: Final = policy
-        self.nominals: Final = nominals(policy, sum(snapshot.capacity.values()))
-        self.queues: Final[Mapping[str, QuotaNode]] = {
-            node.path: node for node in policy.tree if node.path not in parents
-        }
-        self.largest: Final = {queue: QuotaUse().headroom(queue, self.nominals) for queue in self.queues}
-        self.inventory: Final = FreeView.in_service(snapshot.nodes)
-
-
-class World:
-    """What a job meets at its turn: free GPUs, quota in use, grants. `start` moves it on.
-
-    Working state of one cycle; the snapshot it was made of stays as it was.
-    """
-
-    def __init__(self, snapshot: Snapshot, bounds: Bounds) -> None:
-        self.at_ms: Final = snapshot.at_ms
-        self.bounds: Final = bounds
-        self.free: Final = FreeView.of(snapshot.nodes, snapshot.live)
-        self.use = QuotaUse.of(
-            (policy_queue(bounds.policy, attempt.queue), attempt.request.gpus) for attempt in snapshot.live
-        )
-        self._grants: dict[tuple[UUID, str], list[GrantView]] = {}
-        self._claimed_s: dict[GrantId, int] = {}
-        # First to end is first to be used, so that as little as possible expires.
-        for grant in sorted(snapshot.grants, key=lambda grant: (grant.ends_ms, grant.id)):
-            self._grants.setdefault((grant.project_id, grant.flavor), []).append(grant)
-
-    def grants(self, project_id: UUID, flavor: str) -> list[GrantView]:
-        """The project's grants of a flavor, first to end first, as the snapshot has them."""
-        return self._grants.get((project_id, flavor), [])
-
-    def claimed_s(self, grant_id: GrantId) -> int:
-        """Device-seconds of the grant that this cycle's starts have claimed."""
-        return self._claimed_s.get(grant_id, 0)
-
-    def start(self, job: PendingJob, fit: Fit) -> None:
-        """The job starts: its GPUs, quota and claim are gone for those behind it.
-
-        Raises:
-            GpusTakenError: the slots are not free; ask `fits` first.
-        """
-        self.free.take(fit.slots)
-        self.use = self.use.plus(policy_queue(self.bounds.policy, job.queue), job.request.gpus)
-        self._claimed_s[fit.grant_id] = self.claimed_s(fit.grant_id) + fit.claim_s
-
-
 _FURTHEST: Final = {
-    ReasonCode.GRANT_NOT_ACTIVE: 0,
-    ReasonCode.BUDGET_EXHAUSTED: 1,
-    ReasonCode.QUEUE_LIMIT: 2,
-    ReasonCode.NO_CAPACITY: 3,
-    ReasonCode.FRAGMENTED: 4,
+    reason: place
+    for place, reason in enumerate(
+        (
+            ReasonCode.GRANT_NOT_ACTIVE,
+            ReasonCode.BUDGET_EXHAUSTED,
+            ReasonCode.QUEUE_LIMIT,
+            ReasonCode.BORROWING_LIMIT,
+            ReasonCode.NO_CAPACITY,
+            ReasonCode.FRAGMENTED,
+            ReasonCode.FRAGMENTED_BY_ENTITLED,
+            ReasonCode.MAINTENANCE,
+            ReasonCode.RESERVED_FOR,
+        )
+    )
 }
 """How near to a start each refusal is: with several flavors, the one that came nearest is decisive."""
 
@@ -141,8 +78,10 @@ _FURTHEST: Final = {
 def fits(job: PendingJob, world: World, *, slots: tuple[Slot, ...] | None = None) -> Fit | NoFit:
     """Whether the job can start in this world.
 
-    Decided in this order: NEVER_FITS, PROJECT_SUSPENDED, HELD, BACKOFF; then per flavor, in the job's order
-    of preference, GRANT_NOT_ACTIVE, BUDGET_EXHAUSTED, QUEUE_LIMIT, NO_CAPACITY or FRAGMENTED.
+    Decided in this order: what neither room nor quota can mend (`not_eligible`); then per flavor, in the
+    job's order of preference, GRANT_NOT_ACTIVE, BUDGET_EXHAUSTED, QUEUE_LIMIT (the queue's own borrowing limit)
+    or BORROWING_LIMIT (a node above it, or what others keep), FRAGMENTED_BY_ENTITLED, FRAGMENTED or NO_CAPACITY
+    where GPUs are missing, MAINTENANCE or RESERVED_FOR where free ones are spoken for.
 
     Args:
         job: a pending job.
@@ -152,16 +91,19 @@ def fits(job: PendingJob, world: World, *, slots: tuple[Slot, ...] | None = None
     Returns:
         Where it fits, or the one decisive reason why not.
     """
-    refusal = _not_eligible(job, world)
-    if refusal is not None:
-        return refusal
+    refusal = not_eligible(job, world)
+    return fits_eligible(job, world, slots=slots) if refusal is None else refusal
+
+
+def fits_eligible(job: PendingJob, world: World, *, slots: tuple[Slot, ...] | None = None) -> Fit | NoFit:
+    """`fits` for a job that `not_eligible` does not refuse."""
     found: list[NoFit] = []
     for flavor in job.request.flavors:
         here = _fits_flavor(job, flavor, world, slots)
         if isinstance(here, Fit):
             return here
         found.append(here)
-    return max(found, key=lambda nofit: _FURTHEST[nofit.reason])
+    return max(found, key=_nearness)
 
 
 def has_room(request: Request, world: World) -> bool:
@@ -174,16 +116,19 @@ def shape_of(request: Request, flavor: str) -> Shape:
     return Shape(flavor, request.gpus, request.nodes)
 
 
-def claim_s(request: Request) -> int:
-    """What a start claims of the grant, in device-seconds: GPUs x walltime."""
-    return request.gpus * request.walltime_s
-
-
 def can_ever_fit(request: Request, queue: str, bounds: Bounds) -> NeverFits | None:
     """Whether the job could start in an idle cluster, all grants aside; None when it could.
 
-    Without borrowing a job is bound by the nominal quota of its queue and of every node above it.
+    A job beyond its queue's nominal may borrow what the limits of the queue's path leave.
     """
+    key = (queue, request)
+    if key not in bounds.answers:
+        bounds.answers[key] = _never(request, queue, bounds)
+    return bounds.answers[key]
+
+
+def _never(request: Request, queue: str, bounds: Bounds) -> NeverFits | None:
+    """`can_ever_fit` for a request that was not asked about before."""
     node = bounds.queues.get(policy_queue(bounds.policy, queue))
     limit = _limit(request, node, bounds)
     if limit is None:
@@ -219,14 +164,14 @@ def _breaks_max_gpus_per_job(request: Request, node: QuotaNode, _bounds: Bounds)
 
 
 def _breaks_nominal(request: Request, node: QuotaNode, bounds: Bounds) -> bool:
-    return request.gpus > bounds.largest[node.path]
+    return not any(request.gpus <= bounds.largest(node.path, flavor) for flavor in request.flavors)
 
 
 def _breaks_shape(request: Request, _node: QuotaNode, bounds: Bounds) -> bool:
     return not any(bounds.inventory.choose(shape_of(request, flavor)) for flavor in request.flavors)
 
 
-_LIMITS: Final = (
+_LIMITS: Final[tuple[tuple[Limit, Callable[[Request, QuotaNode, Bounds], bool]], ...]] = (
     (Limit.REQUEST, _breaks_request),
     (Limit.FLAVOR, _breaks_flavor),
     (Limit.WALLTIME, _breaks_walltime),
@@ -249,25 +194,67 @@ def _max_gpus(request: Request, node: QuotaNode | None, bounds: Bounds) -> int:
     if node is None:
         return 0
     nodes = None if request.nodes is None else max(1, request.nodes)
-    most = max((bounds.inventory.most_on(flavor, nodes) for flavor in request.flavors), default=0)
-    most = min(most, bounds.largest[node.path])
+    most = max(
+        (
+            min(bounds.inventory.most_on(flavor, nodes), bounds.largest(node.path, flavor))
+            for flavor in request.flavors
+        ),
+        default=0,
+    )
     if node.max_gpus_per_job is not None:
         most = min(most, node.max_gpus_per_job)
     return most - most % (nodes or 1)
 
 
-def _not_eligible(job: PendingJob, world: World) -> NoFit | None:
-    """Reasons that neither room nor quota can mend."""
+def not_eligible(job: PendingJob, world: World) -> NoFit | None:
+    """Reasons that neither room nor quota can mend; None where there is none.
+
+    In this order: NEVER_FITS, PROJECT_SUSPENDED, HELD, PAUSED, DEPENDENCY, BEGIN_TIME, ARRAY_CAP, BACKOFF,
+    GRANT_NOT_ACTIVE, BUDGET_EXHAUSTED.
+    """
     never = can_ever_fit(job.request, job.queue, world.bounds)
     if never is not None:
         return NoFit(ReasonCode.NEVER_FITS, never.numbers)
+    refusal = _kept_back(job, world)
+    if refusal is not None:
+        return refusal
+    grants = [_grant(job, flavor, world) for flavor in job.request.flavors]
+    refusals = [grant for grant in grants if isinstance(grant, NoFit)]
+    return max(refusals, key=_nearness) if len(refusals) == len(grants) else None
+
+
+def _kept_back(job: PendingJob, world: World) -> NoFit | None:
+    """What someone or something keeps from starting, the first that applies."""
+    found: NoFit | None = None
     if job.is_suspended:
-        return NoFit(ReasonCode.PROJECT_SUSPENDED)
-    if job.is_held:
-        return NoFit(ReasonCode.HELD)
-    if job.back_off_until_ms > world.at_ms:
-        return NoFit(ReasonCode.BACKOFF, {"until_ms": job.back_off_until_ms, "attempts": job.attempts})
-    return None
+        found = NoFit(ReasonCode.PROJECT_SUSPENDED)
+    elif job.is_held:
+        found = NoFit(ReasonCode.HELD)
+    elif job.is_paused:
+        found = NoFit(ReasonCode.PAUSED)
+    elif job.waits_for is not None:
+        found = NoFit(ReasonCode.DEPENDENCY, {"job": job.waits_for})
+    elif job.begin_ms > world.at_ms:
+        found = NoFit(ReasonCode.BEGIN_TIME, {"start_ms": job.begin_ms})
+    elif job.array is not None and world.of_array(job.array.id) >= job.array.cap:
+        found = NoFit(ReasonCode.ARRAY_CAP, {"array": job.array.id, "limit": job.array.cap})
+    elif job.back_off_until_ms > world.at_ms:
+        found = NoFit(ReasonCode.BACKOFF, {"until_ms": job.back_off_until_ms, "attempts": job.attempts})
+    return found
+
+
+def is_free_to_start(job: PendingJob, at_ms: int) -> bool:
+    """Whether nothing of the job itself keeps it back: then `not_eligible` is the same for all like it."""
+    return (
+        job.array is None
+        and job.waits_for is None
+        and not (job.is_suspended or job.is_held or job.is_paused)
+        and max(job.begin_ms, job.back_off_until_ms) <= at_ms
+    )
+
+
+def _nearness(nofit: NoFit) -> int:
+    return _FURTHEST[nofit.reason]
 
 
 def _fits_flavor(job: PendingJob, flavor: str, world: World, slots: tuple[Slot, ...] | None) -> Fit | NoFit:
@@ -275,39 +262,113 @@ def _fits_flavor(job: PendingJob, flavor: str, world: World, slots: tuple[Slot, 
     grant = _grant(job, flavor, world)
     if isinstance(grant, NoFit):
         return grant
-    queue = policy_queue(world.bounds.policy, job.queue)
-    refusal = world.use.refusal(queue, job.request.gpus, world.bounds.nominals)
+    if flavor not in world.profiles:
+        return _no_room(job, flavor, world, is_entitled=False)
+    ask = ask_now(job, flavor, world)
+    refusal = world.shares_of(flavor).refusal(ask)
     if refusal is not None:
-        return NoFit(
-            ReasonCode.QUEUE_LIMIT,
-            {
-                "queue": refusal.node,
-                "nominal": refusal.nominal_gpus,
-                "used": refusal.used_gpus,
-                "gpus": job.request.gpus,
-            },
-        )
-    found = _room(job.request, flavor, world) if slots is None else _those(job.request, flavor, world, slots)
-    if found is None:
-        free = world.free.free(flavor)
-        is_scattered = slots is None and free >= job.request.gpus
-        reason = ReasonCode.FRAGMENTED if is_scattered else ReasonCode.NO_CAPACITY
-        return NoFit(reason, {"free": free, "gpus": job.request.gpus, "flavor": flavor})
-    return Fit(found, flavor, grant.id, claim_s(job.request))
+        return limited(job, refusal)
+    found = _slots(job, flavor, world, ask) if slots is None else _those(job, flavor, world, slots)
+    if isinstance(found, NoFit):
+        return found
+    share_class = ShareClass.ENTITLED if ask.is_entitled else ShareClass.BORROWED
+    return Fit(found, flavor, grant.id, claim_s(job.request), share_class)
 
 
-def _room(request: Request, flavor: str, world: World) -> tuple[Slot, ...] | None:
-    """A placement in what is free."""
-    choice = world.free.choose(shape_of(request, flavor))
-    return None if choice is None else world.free.slots(choice)
+def _slots(job: PendingJob, flavor: str, world: World, ask: Ask) -> tuple[Slot, ...] | NoFit:
+    """A placement in what is free and not spoken for."""
+    choice = world.free.choose(shape_of(job.request, flavor))
+    if choice is None:
+        return _no_room(job, flavor, world, is_entitled=ask.is_entitled)
+    profile = world.profiles[flavor]
+    if profile.windows or world.shares_of(flavor).holds:
+        picks = _spot(job, profile, world, ask)
+        if isinstance(picks, NoFit):
+            return picks
+        choice = profile.rooms.named(picks)
+    return world.free.slots(choice)
 
 
-def _those(request: Request, flavor: str, world: World, slots: tuple[Slot, ...]) -> tuple[Slot, ...] | None:
+def ask_now(job: PendingJob, flavor: str, world: World) -> Ask:
+    """The job's start now as the quota tree sees it."""
+    shares = world.shares_of(flavor)
+    queue = policy_queue(world.bounds.policy, job.queue)
+    gpus = job.request.gpus
+    end_ms = world.at_ms + job.request.walltime_s * MS
+    is_entitled = shares.class_now(queue, gpus) is ShareClass.ENTITLED
+    past: frozenset[JobId] = frozenset()
+    if shares.holds and not is_entitled:
+        past = shares.runs_past(queue, gpus, world.bounds.grace_ms(queue), world.at_ms, end_ms)
+    return Ask(queue, gpus, world.at_ms, end_ms, is_entitled, past)
+
+
+def limited(job: PendingJob, refusal: QuotaRefusal) -> NoFit:
+    """A limit of the quota tree as a reason: the queue's own, or one of those it borrows from."""
+    gpus = job.request.gpus
+    if refusal.node == job.queue:
+        numbers = {"nominal": refusal.nominal_gpus, "used": refusal.used_gpus, "gpus": gpus}
+        return NoFit(ReasonCode.QUEUE_LIMIT, {"queue": refusal.node, **numbers})
+    numbers = {"lendable_gpus": refusal.room_gpus, "gpus": gpus}
+    return NoFit(ReasonCode.BORROWING_LIMIT, {"queue": job.queue, "node": refusal.node, **numbers})
+
+
+def _counts(job: PendingJob, flavor: str, world: World) -> Numbers:
+    return {"free": world.free.free(flavor), "gpus": job.request.gpus, "flavor": flavor}
+
+
+def _no_room(job: PendingJob, flavor: str, world: World, *, is_entitled: bool) -> NoFit:
+    """GPUs are missing, or there are enough in no shape that would do."""
+    gpus = job.request.gpus
+    reason = ReasonCode.FRAGMENTED if world.free.free(flavor) >= gpus else ReasonCode.NO_CAPACITY
+    if is_entitled:
+        profile = world.profiles[flavor]
+        queue = policy_queue(world.bounds.policy, job.queue)
+        room = profile.without(world.shares_of(flavor).borrowed_of_others(queue))
+        is_enough = int(room.sum()) >= gpus
+        if is_enough and pick(room, profile.rooms.sizes, gpus, job.request.nodes) is None:
+            reason = ReasonCode.FRAGMENTED_BY_ENTITLED
+    return NoFit(reason, _counts(job, flavor, world))
+
+
+def _spot(job: PendingJob, profile: Profile, world: World, ask: Ask) -> Picks | NoFit:
+    """Nodes for a start now that moves no planned start and runs into no window, or what shuts it out."""
+    request = job.request
+    demoted = world.shares_of(profile.flavor).demoted(ask.queue, ask.gpus, ask.start_ms, ask.end_ms)
+    if demoted is not None:
+        return _reserved(demoted)
+    span = (ask.start_ms, ask.end_ms)
+    everyone = frozenset(profile.holds)
+    beside_all = profile.open(profile.throughout(*span, past=ask.past), *span, job.project_id)
+    picks = pick(beside_all, profile.rooms.sizes, request.gpus, request.nodes)
+    if picks is not None:
+        return picks
+    beside_none = profile.open(profile.rooms.free, *span, job.project_id)
+    if pick(beside_none, profile.rooms.sizes, request.gpus, request.nodes) is None:
+        window = min((window for window, _ in profile.closed(*span, job.project_id)), key=lambda w: w.from_ms)
+        numbers: dict[str, int | str] = {"window": window.id, "start_ms": window.from_ms}
+        if window.kind is WindowKind.RESERVATION:
+            return NoFit(ReasonCode.RESERVED_FOR, {"job": window.id, **numbers})
+        return NoFit(ReasonCode.MAINTENANCE, numbers)
+    counted: set[JobId] = set()
+    for hold in profile.holds.values():
+        counted.add(hold.job_id)
+        past = (everyone - counted).union(ask.past)
+        room = profile.open(profile.throughout(*span, past=past), *span, job.project_id)
+        if pick(room, profile.rooms.sizes, request.gpus, request.nodes) is None:
+            break
+    return _reserved(hold)
+
+
+def _reserved(hold: Hold) -> NoFit:
+    return NoFit(ReasonCode.RESERVED_FOR, {"job": hold.job_id, "start_ms": hold.start_ms})
+
+
+def _those(job: PendingJob, flavor: str, world: World, slots: tuple[Slot, ...]) -> tuple[Slot, ...] | NoFit:
     """The given slots if they are free and what was asked for."""
     gpus = sum(len(slot.gpu_uuids) for slot in slots)
-    is_gang = request.nodes in {None, len(slots)}
-    is_asked = gpus == request.gpus and is_gang and world.free.flavor_of(slots) == flavor
-    return slots if is_asked else None
+    is_gang = job.request.nodes in {None, len(slots)}
+    is_asked = gpus == job.request.gpus and is_gang and world.free.flavor_of(slots) == flavor
+    return slots if is_asked else NoFit(ReasonCode.NO_CAPACITY, _counts(job, flavor, world))
 
 
 def _grant(job: PendingJob, flavor: str, world: World) -> GrantView | NoFit:

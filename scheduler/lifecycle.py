@@ -21,6 +21,7 @@ from scheduler.facts import (
     ExpireRequested,
     Fact,
     Finish,
+    GraceEnded,
     IdleFound,
     JobView,
     LaunchCommitted,
@@ -270,6 +271,10 @@ def _idle(job: JobView, fact: IdleFound) -> Outcome:
     return _stopping(replace(job, is_cancel_requested=True), StopWhy.IDLE, verdict, fact.at_ms)
 
 
+def _grace_ended(job: JobView, fact: GraceEnded) -> Outcome:
+    return _stopping(job, StopWhy.PREEMPTED, Verdict(JobState.PREEMPTED), fact.at_ms)
+
+
 def _absent(job: JobView, fact: AbsenceProven) -> Outcome:
     if _attempt(job).stop_why is None:
         # Ranks vanished without a word: that is their nodes' doing.
@@ -317,6 +322,8 @@ def _ended(job: JobView, at_ms: int) -> Outcome:
         job = replace(job, node_failures=job.node_failures + is_failure)
         is_tried_again = job.node_failures <= NODE_FAIL_RETRY_LIMIT
         back_off_until_ms = 0
+    elif verdict.state is JobState.PREEMPTED:
+        is_tried_again, back_off_until_ms = True, 0
     else:
         is_refused = attempt.stop_why is StopWhy.LAUNCH_REFUSED
         job = replace(job, launch_refusals=job.launch_refusals + is_refused)
@@ -376,6 +383,7 @@ _TABLE: Final[Mapping[JobState, Mapping[type, Handler | str]]] = {
         AbsenceProven: _on(_absent),
         PlatformStopping: _on(_platform_stopping),
         IdleFound: _on(_idle),
+        GraceEnded: _on(_grace_ended),
     },
     JobState.RUNNING: {
         LaunchCommitted: _on(_committed),
@@ -388,6 +396,7 @@ _TABLE: Final[Mapping[JobState, Mapping[type, Handler | str]]] = {
         AbsenceProven: _on(_absent),
         PlatformStopping: _on(_platform_stopping),
         IdleFound: _on(_idle),
+        GraceEnded: _on(_grace_ended),
     },
     JobState.COMPLETING: {
         LaunchCommitted: _on(_committed),
@@ -400,6 +409,7 @@ _TABLE: Final[Mapping[JobState, Mapping[type, Handler | str]]] = {
         AbsenceProven: _on(_absent),
         PlatformStopping: "already_stopping",
         IdleFound: "already_stopping",
+        GraceEnded: "already_stopping",
     },
 }
 """What each fact does in each state; a word says why it changes nothing; what is missing cannot happen."""
@@ -415,5 +425,6 @@ _FINAL: Final[Mapping[type, str]] = {
     AbsenceProven: "already_ended",
     PlatformStopping: "already_ended",
     IdleFound: "already_ended",
+    GraceEnded: "already_ended",
 }
 """A job that ended takes no fact any more; only another admission would be a broken rule."""

@@ -131,8 +131,24 @@ class Node:
 
 
 @dataclass(frozen=True, slots=True)
+class Array:
+    """The array that a job belongs to, and how many jobs of it may hold GPUs at a time."""
+
+    id: JobId
+    cap: int
+
+
+@dataclass(frozen=True, slots=True)
 class PendingJob:
-    """A job that waits. `back_off_until_ms` follows a launch that the executor refused."""
+    """A job that waits.
+
+    Args:
+        back_off_until_ms: follows a launch that the executor refused.
+        begin_ms: the earliest start that its user asked for.
+        waits_for: a job it depends on, which has not ended as it must.
+        is_paused: an operator keeps it or its queue from starting.
+        is_expedited: an operator puts it first in its queue.
+    """
 
     id: JobId
     project_id: UUID
@@ -144,11 +160,27 @@ class PendingJob:
     is_suspended: bool = False
     back_off_until_ms: int = 0
     attempts: int = 0
+    begin_ms: int = 0
+    waits_for: JobId | None = None
+    array: Array | None = None
+    is_paused: bool = False
+    is_expedited: bool = False
 
 
 @dataclass(frozen=True, slots=True)
 class LiveAttempt:
-    """An attempt whose GPUs are not proven free: ADMITTED, RUNNING or COMPLETING."""
+    """An attempt whose GPUs are not proven free: ADMITTED, RUNNING or COMPLETING.
+
+    Args:
+        admitted_seq: place among the admissions of its cycle, which share `admitted_ms`.
+        priority: of its job; the lowest is reclaimed first.
+        grace_s: notice it gets before it is stopped, fixed at its admission.
+        checkpoint_ms: the last checkpoint that its agent saw, None = none.
+        is_protected: an operator forbade to reclaim it, or it was disrupted as often as a job may be.
+        reclaimed_by: the job that its GPUs are held for, once it is under notice.
+        stop_ms: when its notice ends.
+        array_id: the array that its job belongs to.
+    """
 
     id: AttemptId
     job_id: JobId
@@ -160,6 +192,55 @@ class LiveAttempt:
     admitted_ms: int
     committed_ms: int | None = None
     is_stopping: bool = False
+    admitted_seq: int = 0
+    priority: int = 0
+    grace_s: int = 0
+    checkpoint_ms: int | None = None
+    is_protected: bool = False
+    reclaimed_by: JobId | None = None
+    stop_ms: int | None = None
+    array_id: JobId | None = None
+
+
+Place = tuple[tuple[str, int], ...]
+"""Node names and how many GPUs of each: where a job is to run, before GPUs are chosen."""
+
+
+@dataclass(frozen=True, slots=True)
+class Reservation:
+    """A planned start as the last plan left it; `Reserve` makes it.
+
+    Args:
+        planned_ms: instant of the plan that last confirmed it.
+        is_reclaim: attempts were given notice for it: nothing may move it but the loss of a node.
+    """
+
+    job_id: JobId
+    start_ms: int
+    place: Place
+    flavor: str
+    share_class: ShareClass
+    planned_ms: int
+    is_reclaim: bool = False
+
+
+class WindowKind(StrEnum):
+    """Why nodes are out of the common use for a time."""
+
+    MAINTENANCE = "maintenance"
+    RESERVATION = "reservation"
+
+
+@dataclass(frozen=True, slots=True)
+class Window:
+    """Nodes set apart for [from_ms, to_ms) by an operator. `projects` may use them all the same."""
+
+    id: str
+    kind: WindowKind
+    nodes: frozenset[str]
+    from_ms: int
+    to_ms: int
+    projects: frozenset[UUID] = frozenset()
 
 
 @dataclass(frozen=True, slots=True)
@@ -183,6 +264,9 @@ class Snapshot:
         at_ms: the instant the plan is made for; the core reads no clock.
         version: text of the database snapshot it was read from; the same journal records give it again.
         capacity: GPUs in service per flavor; a node leaves it by an operator's act, not by being down.
+        usage: decayed use of each queue in GPU-milliseconds, entry charges included; see `quota.fairshare`.
+        reservations: start reservations as the last plan left them, by job.
+        windows: maintenance and advance reservations that have not ended, by id.
     """
 
     at_ms: int
@@ -192,6 +276,9 @@ class Snapshot:
     pending: tuple[PendingJob, ...]
     grants: tuple[GrantView, ...]
     capacity: Mapping[str, int]
+    usage: Mapping[str, int] = field(default_factory=dict)
+    reservations: tuple[Reservation, ...] = ()
+    windows: tuple[Window, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -203,6 +290,27 @@ class Admit:
     grant_id: GrantId
     claim_s: int
     share_class: ShareClass
+
+
+@dataclass(frozen=True, slots=True)
+class Preempt:
+    """Give the attempt notice; it is stopped at `stop_ms`, and its GPUs are held for `for_job`."""
+
+    attempt_id: AttemptId
+    for_job: JobId
+    stop_ms: int
+
+
+@dataclass(frozen=True, slots=True)
+class Reserve:
+    """The job is to start at `start_ms` on these nodes; it stands in the next snapshot as a `Reservation`."""
+
+    job_id: JobId
+    start_ms: int
+    place: Place
+    flavor: str
+    share_class: ShareClass
+    is_reclaim: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -221,14 +329,21 @@ class Wait:
     numbers: Numbers = field(default_factory=dict)
 
 
-PlanEntry = Admit | Expire | Wait
+PlanEntry = Admit | Expire | Preempt | Reserve | Wait
 
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """Output of one cycle: every pending job is in exactly one entry."""
+    """Output of one cycle: every pending job is in exactly one `Admit` or `Wait`.
+
+    Args:
+        entries: expired attempts, jobs in the order in which they were decided, reservations, notices.
+        next_ms: instant at which a notice has to go out or a planned start comes, None = none is known;
+            a cycle at it keeps every promise, whatever else happens.
+    """
 
     at_ms: int
     version: str
     policy_version: str
     entries: tuple[PlanEntry, ...]
+    next_ms: int | None = None

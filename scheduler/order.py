@@ -1,57 +1,155 @@
 """In which order jobs get their turn: a total order, written rule by rule.
 
-The first rule on which two jobs differ decides, and is what a waiting user is told.
+Inside a queue RULES decide. Across queues entitled work goes first; among equals the tree is walked from its
+root, and at each level the child with the least decayed use per weight goes first.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
+from math import lcm
+from typing import Final
 
-from quota.model import Policy
+from quota.cohort import ancestors
+from quota.model import ROOT, Policy
 from quota.policy import policy_queue
+from quota.tree import Tree
 from scheduler.model import PendingJob
+
+ENTITLED_FIRST: Final = "entitled_first"
+"""Rule across queues: what a queue is entitled to goes before what is borrowed."""
+FAIR_SHARE: Final = "fair_share"
+"""Rule across queues: the side of the tree that used less of its share goes first."""
+PRIORITY_CLASS: Final = "priority_class"
+"""Rule across queues of equal use: the queue of higher priority goes first, then the smaller name."""
+RESERVED: Final = "reserved"
+"""Rule across queues: a start that was planned before goes before work that is not entitled now."""
+AGED: Final = "aged"
+"""Rule of a queue: a job that waited for `aging.full_after` is overtaken by no later one."""
 
 
 @dataclass(frozen=True, slots=True)
 class Rule:
-    """One criterion of the order. `key` of (job, priority of its queue): the smaller goes first."""
+    """One criterion of the order inside a queue. `key` of (job, whether it is aged): the smaller goes first."""
 
     name: str
-    key: Callable[[PendingJob, int], int]
+    key: Callable[[PendingJob, bool], int]
 
 
 RULES: tuple[Rule, ...] = (
-    Rule("priority_class", lambda _, queue_priority: -queue_priority),
+    Rule("expedited", lambda job, _: -job.is_expedited),
+    Rule(AGED, lambda _, is_aged: -is_aged),
+    Rule("submitted", lambda job, is_aged: job.submitted_ms if is_aged else 0),
     Rule("job_priority", lambda job, _: -job.priority),
     Rule("submitted", lambda job, _: job.submitted_ms),
     Rule("id", lambda job, _: job.id),
 )
-"""The order: queue of higher priority, job of higher priority, earlier submission, smaller id.
+"""Order of a queue: expedited by an operator; aged, by submission; higher priority; earlier; smaller id.
 
 Source: the multifactor order of Slurm's priority plugin with each factor strict instead of weighted, so that
 one criterion, and not a sum of them, can be named as the reason.
 """
 
 
-def queue_priorities(policy: Policy) -> Mapping[str, int]:
-    """Priority of every queue of the tree and of every removed queue that has a successor."""
-    stated = {node.path: node.priority for node in policy.tree}
-    return stated | {queue: stated.get(policy_queue(policy, queue), 0) for queue in policy.moves}
+class Aging:
+    """Which jobs are aged: overtaken no more. Surplus queues and gangs beyond nominal have no such bound.
+
+    Args:
+        at_ms: now.
+        full_after_s: seconds after which a job is aged.
+        nominals: GPUs of each queue.
+    """
+
+    def __init__(self, at_ms: int, full_after_s: int, nominals: Mapping[str, int]) -> None:
+        self._by_ms: Final = at_ms - full_after_s * 1_000
+        self._nominals: Final = nominals
+
+    def is_aged(self, job: PendingJob, queue: str) -> bool:
+        """Whether the job is aged, `queue` being where it counts."""
+        return job.submitted_ms <= self._by_ms and job.request.gpus <= self._nominals.get(queue, 0)
 
 
-def in_order(pending: Iterable[PendingJob], priorities: Mapping[str, int]) -> list[PendingJob]:
-    """The jobs in the order of RULES; ids are unique, so there are no ties. O(n log n)."""
-    return sorted(pending, key=lambda job: _keys(job, priorities))
+def in_order(pending: Iterable[PendingJob], aging: Aging, queue: str) -> list[PendingJob]:
+    """The jobs of a queue in the order of RULES; ids are unique, so there are no ties. O(n log n)."""
+    return sorted(pending, key=lambda job: _keys(job, is_aged=aging.is_aged(job, queue)))
 
 
-def deciding_rule(ahead: PendingJob, behind: PendingJob, priorities: Mapping[str, int]) -> str:
-    """Name of the first rule on which two different jobs differ."""
-    pairs = zip(RULES, _keys(ahead, priorities), _keys(behind, priorities), strict=True)
-    return next(rule.name for rule, first, second in pairs if first != second)
+def deciding_rule(ahead: PendingJob, behind: PendingJob, aging: Aging, queue: str) -> str:
+    """Name of the first rule on which two different jobs of one queue differ."""
+    first = _keys(ahead, is_aged=aging.is_aged(ahead, queue))
+    second = _keys(behind, is_aged=aging.is_aged(behind, queue))
+    pairs = zip(RULES, first, second, strict=True)
+    return next(rule.name for rule, mine, other in pairs if mine != other)
 
 
-def _keys(job: PendingJob, priorities: Mapping[str, int]) -> tuple[int, ...]:
+def _keys(job: PendingJob, *, is_aged: bool) -> tuple[int, ...]:
     """The job's place: one number per rule."""
-    queue_priority = priorities.get(job.queue, 0)
-    return tuple(rule.key(job, queue_priority) for rule in RULES)
+    return tuple(rule.key(job, is_aged) for rule in RULES)
+
+
+def by_queue(pending: Iterable[PendingJob], policy: Policy, aging: Aging) -> dict[str, list[PendingJob]]:
+    """The jobs of each queue where they count under the policy, each in its order; queues by name."""
+    found: dict[str, list[PendingJob]] = {}
+    for job in pending:
+        found.setdefault(policy_queue(policy, job.queue), []).append(job)
+    return {queue: in_order(jobs, aging, queue) for queue, jobs in sorted(found.items())}
+
+
+class FairShare:
+    """Decayed use per weight at every node of the tree; working state of one cycle.
+
+    Source: Slurm's Fair Tree (fair_tree.html), each level on its own, on a Kueue cohort tree.
+
+    Args:
+        tree: weights and children.
+        usage: GPU-milliseconds of each queue, decayed.
+        priorities: of nodes, for children of equal use.
+    """
+
+    def __init__(self, tree: Tree, usage: Mapping[str, int], priorities: Mapping[str, int]) -> None:
+        self._below: Final = tree.below
+        self._priorities: Final = priorities
+        self._used: Final[dict[str, int]] = {}
+        self._times: Final[dict[str, int]] = {}
+        for children in tree.below.values():
+            whole = lcm(*(tree.weight[child] for child in children))
+            self._times.update({child: whole // tree.weight[child] for child in children})
+        for queue, used in usage.items():
+            self.charge(queue, used)
+
+    def charge(self, queue: str, used: int) -> None:
+        """The queue, and every node above it, used so much more."""
+        for node in ancestors(queue):
+            self._used[node] = self._used.get(node, 0) + used
+
+    def next_of(self, queues: Iterable[str]) -> str:
+        """Which of these queues goes first, at least one given. O(queues x depth + children on the way)."""
+        waiting = {node for queue in queues for node in ancestors(queue)}
+        node = ROOT
+        while node in self._below:
+            node = min((child for child in self._below[node] if child in waiting), key=self._key)
+        return node
+
+    def _key(self, node: str) -> tuple[int, int, str]:
+        return (self._used.get(node, 0) * self._times[node], -self._priorities.get(node, 0), node)
+
+    def rule(self, ahead: str, behind: str, *, less_ahead: int, less_behind: int) -> str:
+        """By which rule one queue went before another when it did.
+
+        Args:
+            ahead: the queue that went first.
+            behind: the other.
+            less_ahead: use charged since then on the side of `ahead`.
+            less_behind: use charged since then on the side of `behind`.
+        """
+        mine, other = siblings(ahead, behind)
+        used = (self._used.get(mine, 0) - less_ahead) * self._times[mine]
+        others = (self._used.get(other, 0) - less_behind) * self._times[other]
+        return FAIR_SHARE if used != others else PRIORITY_CLASS
+
+
+def siblings(one: str, other: str) -> tuple[str, str]:
+    """The nodes on the paths of two different queues at the level where they part."""
+    pairs = zip(reversed(ancestors(one)), reversed(ancestors(other)), strict=False)
+    return next((mine, its) for mine, its in pairs if mine != its)

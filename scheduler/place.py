@@ -1,4 +1,4 @@
-"""Where a job runs: exact nodes and GPU UUIDs out of what is free.
+"""Where a job runs: nodes out of what is free, then exact GPU UUIDs.
 
 Small jobs go to the fullest node that holds them, so that whole nodes stay whole for large ones.
 Source: best fit of bin packing; Slurm's CR_LLN is its opposite and fragments.
@@ -6,14 +6,23 @@ Source: best fit of bin packing; Slurm's CR_LLN is its opposite and fragments.
 
 from __future__ import annotations
 
-from bisect import bisect_left, insort
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
+from typing import Final
 
-from scheduler.model import LiveAttempt, Node, NodeState, Slot
+import numpy as np
+from numpy.typing import NDArray
 
-Choice = tuple[tuple[str, int], ...]
+from scheduler.model import LiveAttempt, Node, NodeState, Place, Slot
+
+Counts = NDArray[np.int64]
+"""GPUs per node of one flavor, nodes by name."""
+
+Choice = Place
 """Node names and how many GPUs of each, in rank order."""
+
+Picks = tuple[tuple[int, int], ...]
+"""The same with the nodes' positions instead of their names."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,8 +48,112 @@ class GpusTakenError(RuntimeError):
         self.slot = slot
 
 
+def pick(free: Counts, sizes: Counts, gpus: int, nodes: int | None) -> Picks | None:
+    """Nodes for a job: the rules of placement, first that applies. O(nodes).
+
+    Exactly `nodes` nodes, the fullest that hold it; else one node, the fullest that holds it; else as few as
+    can be, emptiest first; a job larger than any node takes entirely free nodes, largest first. A remainder
+    goes to the fullest other node that holds it. Ties by name.
+
+    Args:
+        free: what may be taken of each node; below 0 counts as 0.
+        sizes: GPUs of each node, free or not.
+        gpus: how many, 1 or more.
+        nodes: None = may span the fewest.
+
+    Returns:
+        Positions of nodes and GPUs of each, or None when there is no such set.
+    """
+    if nodes is not None:
+        return _exactly(free, gpus // nodes, nodes)
+    if gpus > int(sizes.max(initial=0)):
+        return _whole_nodes(free, sizes, gpus)
+    return _exactly(free, gpus, 1) or _fewest(free, gpus)
+
+
+def _exactly(free: Counts, each: int, nodes: int) -> Picks | None:
+    """The same number of GPUs on exactly `nodes` nodes, the fullest that hold it."""
+    holds = np.flatnonzero(free >= each)
+    if len(holds) < nodes:
+        return None
+    if nodes == 1:
+        return ((int(holds[free[holds].argmin()]), each),)
+    fullest = holds[np.argsort(free[holds], kind="stable")[:nodes]]
+    return tuple((int(node), each) for node in fullest)
+
+
+def _whole_nodes(free: Counts, sizes: Counts, gpus: int) -> Picks | None:
+    """Entirely free nodes, the largest first, and the remainder on one more: the fullest that holds it."""
+    if int(np.maximum(free, 0).sum()) < gpus:
+        return None
+    whole = np.flatnonzero((free == sizes) & (sizes > 0))
+    largest = whole[np.argsort(-sizes[whole], kind="stable")]
+    found: list[tuple[int, int]] = []
+    left = gpus
+    for node, size in zip(largest.tolist(), sizes[largest].tolist(), strict=True):
+        if left == 0:
+            break
+        if size <= left:
+            found.append((node, size))
+            left -= size
+    return _with_remainder(free, found, left)
+
+
+def _fewest(free: Counts, gpus: int) -> Picks | None:
+    """As few nodes as can be: the emptiest whole, and the remainder on the fullest that holds it."""
+    found: list[tuple[int, int]] = []
+    left = gpus
+    for node in np.argsort(-free, kind="stable").tolist():
+        room = int(free[node])
+        if room >= left:
+            return _with_remainder(free, found, left)
+        if room <= 0:
+            break
+        found.append((node, room))
+        left -= room
+    return None
+
+
+def _with_remainder(free: Counts, found: list[tuple[int, int]], left: int) -> Picks | None:
+    """The nodes found, and `left` GPUs on the fullest other node that holds them."""
+    if left == 0:
+        return tuple(found)
+    if left > int(free.max(initial=0)):
+        return None
+    others = free.copy()
+    others[[node for node, _ in found]] = 0
+    last = _exactly(others, left, 1)
+    return None if last is None else (*found, *last)
+
+
+class Rooms:
+    """The nodes of one flavor, by name: their sizes and what is free of each."""
+
+    __slots__ = ("free", "index", "names", "sizes", "total")
+
+    def __init__(self, nodes: Sequence[tuple[str, int, int]]) -> None:
+        self.names: Final = tuple(name for name, _, _ in nodes)
+        self.index: Final = {name: position for position, name in enumerate(self.names)}
+        self.sizes: Final[Counts] = np.array([size for _, size, _ in nodes], dtype=np.int64)
+        self.free: Final[Counts] = np.array([free for _, _, free in nodes], dtype=np.int64)
+        self.total = int(self.free.sum())
+
+    def take(self, node: str, gpus: int) -> None:
+        """So many GPUs of a node are free no more."""
+        self.free[self.index[node]] -= gpus
+        self.total -= gpus
+
+    def named(self, picks: Picks) -> Place:
+        """Picks with the names of the nodes."""
+        return tuple((self.names[node], gpus) for node, gpus in picks)
+
+
+NO_ROOMS: Final = Rooms(())
+"""The rooms of a flavor that no node has."""
+
+
 class FreeView:
-    """Free GPUs per node, and nodes by how many are free; working state of one cycle, and it only shrinks.
+    """Free GPUs per node; working state of one cycle, and it only shrinks.
 
     Args:
         nodes: the nodes that count; GPUs in index order.
@@ -50,17 +163,14 @@ class FreeView:
     def __init__(self, nodes: Iterable[Node], held: Collection[str] = frozenset()) -> None:
         self._nodes: dict[str, Node] = {node.name: node for node in nodes}
         self._free: dict[str, tuple[str, ...]] = {}
-        self._by_room: dict[str, dict[int, list[str]]] = {}
-        self._total: dict[str, int] = {}
-        self._biggest: dict[str, int] = {}
+        by_flavor: dict[str, list[tuple[str, int, int]]] = {}
+        for name, node in sorted(self._nodes.items()):
+            free = tuple(uuid for uuid in node.gpu_uuids if uuid not in held) if held else node.gpu_uuids
+            self._free[name] = free
+            by_flavor.setdefault(node.flavor, []).append((name, len(node.gpu_uuids), len(free)))
+        self.rooms: Final = {flavor: Rooms(found) for flavor, found in sorted(by_flavor.items())}
         self._failed: set[Shape] = set()
         self._chosen: dict[Shape, Choice] = {}
-        for name, node in sorted(self._nodes.items()):
-            free = tuple(uuid for uuid in node.gpu_uuids if uuid not in held)
-            self._free[name] = free
-            self._by_room.setdefault(node.flavor, {}).setdefault(len(free), []).append(name)
-            self._total[node.flavor] = self._total.get(node.flavor, 0) + len(free)
-            self._biggest[node.flavor] = max(self._biggest.get(node.flavor, 0), len(node.gpu_uuids))
 
     @classmethod
     def of(cls, nodes: Iterable[Node], live: Iterable[LiveAttempt]) -> FreeView:
@@ -87,40 +197,26 @@ class FreeView:
     @property
     def flavors(self) -> tuple[str, ...]:
         """Flavors of the nodes, sorted."""
-        return tuple(sorted(self._total))
+        return tuple(self.rooms)
+
+    def of_flavor(self, flavor: str) -> Rooms:
+        """The nodes of a flavor; none where no node has it."""
+        return self.rooms.get(flavor, NO_ROOMS)
 
     def free(self, flavor: str) -> int:
         """Free GPUs of a flavor on all nodes."""
-        return self._total.get(flavor, 0)
+        return self.of_flavor(flavor).total
 
     def biggest(self, flavor: str) -> int:
         """GPUs of the largest node of a flavor, free or not; 0 where there is none."""
-        return self._biggest.get(flavor, 0)
+        return int(self.of_flavor(flavor).sizes.max(initial=0))
 
     def most_on(self, flavor: str, nodes: int | None) -> int:
         """The most GPUs that one job could get now on exactly `nodes` nodes, 1 or more (None = on any)."""
         if nodes is None:
             return self.free(flavor)
-        rooms = [room for _, room in self.emptiest(flavor)][:nodes]
-        return rooms[-1] * nodes if len(rooms) == nodes else 0
-
-    def emptiest(self, flavor: str) -> Iterator[tuple[str, int]]:
-        """Nodes with something free and how much, most first, ties by name."""
-        by_room = self._by_room.get(flavor, {})
-        for room in sorted(by_room, reverse=True):
-            if room:
-                yield from ((name, room) for name in by_room[room])
-
-    def fullest(self, flavor: str, gpus: int) -> Iterator[tuple[str, int]]:
-        """Nodes that hold `gpus` and what each has free, least first, ties by name."""
-        by_room = self._by_room.get(flavor, {})
-        for room in sorted(by_room):
-            if room >= gpus:
-                yield from ((name, room) for name in by_room[room])
-
-    def is_whole(self, node: str) -> bool:
-        """Whether every GPU of the node is free."""
-        return len(self._free[node]) == len(self._nodes[node].gpu_uuids)
+        emptiest = np.sort(self.of_flavor(flavor).free)[::-1]
+        return int(emptiest[nodes - 1]) * nodes if len(emptiest) >= nodes else 0
 
     def flavor_of(self, slots: Iterable[Slot]) -> str | None:
         """The one flavor of the slots' nodes if every GPU of them is free, else None."""
@@ -146,13 +242,8 @@ class FreeView:
             taken = set(slot.gpu_uuids)
             if not taken <= set(before):
                 raise GpusTakenError(slot)
-            after = tuple(uuid for uuid in before if uuid not in taken)
-            flavor = self._nodes[slot.node].flavor
-            self._free[slot.node] = after
-            self._total[flavor] -= len(taken)
-            peers = self._by_room[flavor][len(before)]
-            del peers[bisect_left(peers, slot.node)]
-            insort(self._by_room[flavor].setdefault(len(after), []), slot.node)
+            self._free[slot.node] = tuple(uuid for uuid in before if uuid not in taken)
+            self.rooms[self._nodes[slot.node].flavor].take(slot.node, len(taken))
         self._chosen.clear()
 
     def choose(self, shape: Shape) -> Choice | None:
@@ -163,68 +254,17 @@ class FreeView:
         """
         if shape in self._failed:
             return None
-        found = self._chosen.get(shape) or _choose(self, shape)
+        found = self._chosen.get(shape) or self._choose(shape)
         if found is None:
             self._failed.add(shape)
         else:
             self._chosen[shape] = found
         return found
 
-
-def _choose(view: FreeView, shape: Shape) -> Choice | None:
-    """The placement rules, first that applies."""
-    if view.free(shape.flavor) < shape.gpus:
-        return None
-    if shape.nodes is not None:
-        return _exactly(view, shape, shape.nodes)
-    if shape.gpus > view.biggest(shape.flavor):
-        return _whole_nodes(view, shape)
-    return _exactly(view, shape, 1) or _fewest(view, shape)
-
-
-def _exactly(view: FreeView, shape: Shape, nodes: int) -> Choice | None:
-    """The same number of GPUs on exactly `nodes` nodes, the fullest that hold it."""
-    each = shape.gpus // nodes
-    found: list[tuple[str, int]] = []
-    for name, _ in view.fullest(shape.flavor, each):
-        found.append((name, each))
-        if len(found) == nodes:
-            return tuple(found)
-    return None
-
-
-def _whole_nodes(view: FreeView, shape: Shape) -> Choice | None:
-    """Entirely free nodes, the largest first, and the remainder on one more: the fullest that holds it."""
-    found: list[tuple[str, int]] = []
-    left = shape.gpus
-    for name, room in view.emptiest(shape.flavor):
-        if left == 0:
-            break
-        if room <= left and view.is_whole(name):
-            found.append((name, room))
-            left -= room
-    return _with_remainder(view, shape.flavor, found, left)
-
-
-def _fewest(view: FreeView, shape: Shape) -> Choice | None:
-    """As few nodes as can be: the emptiest whole, and the remainder on the fullest that holds it."""
-    found: list[tuple[str, int]] = []
-    left = shape.gpus
-    by_room = view.emptiest(shape.flavor)
-    name, room = next(by_room)
-    while room < left:  # ends before the nodes do: enough is free on all of them together
-        found.append((name, room))
-        left -= room
-        name, room = next(by_room)
-    return _with_remainder(view, shape.flavor, found, left)
-
-
-def _with_remainder(view: FreeView, flavor: str, found: list[tuple[str, int]], left: int) -> Choice | None:
-    """The nodes found, and `left` GPUs on the fullest other node that holds them."""
-    if left == 0:
-        return tuple(found)
-    taken = {name for name, _ in found}
-    for name, _ in view.fullest(flavor, left):
-        if name not in taken:
-            return (*found, (name, left))
-    return None
+    def _choose(self, shape: Shape) -> Choice | None:
+        """The placement of a shape that is not remembered."""
+        rooms = self.of_flavor(shape.flavor)
+        if rooms.total < shape.gpus:
+            return None
+        picks = pick(rooms.free, rooms.sizes, shape.gpus, shape.nodes)
+        return None if picks is None else rooms.named(picks)

@@ -119,7 +119,7 @@ class Build:
         )
 
     @classmethod
-    def snapshot(cls, nodes=None, pending=(), live=(), grants=None):
+    def snapshot(cls, nodes=None, pending=(), live=(), grants=None, **rest):
         nodes = cls.nodes(8) if nodes is None else nodes
         capacity = {}
         for node in nodes:
@@ -133,6 +133,7 @@ class Build:
             pending=tuple(pending),
             grants=(cls.grant(),) if grants is None else tuple(grants),
             capacity=capacity,
+            **rest,
         )
 
     @classmethod

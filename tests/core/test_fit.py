@@ -10,8 +10,8 @@ from scheduler.fit import Fit, Limit, NoFit, can_ever_fit, fits, has_room
 from scheduler.model import NodeState, ReasonCode, Slot
 
 TREE = {
-    "p": {"nominal": "75%", "children": {"q": {"nominal": 8, "max_walltime": "2h"}, "r": {"nominal": 4, "max_gpus_per_job": 2}}},
-    "x": {"nominal": 0},
+    "p": {"nominal": "75%", "children": {"q": {"nominal": 8, "max_walltime": "2h", "borrowing_limit": 0}, "r": {"nominal": 4, "max_gpus_per_job": 2}}},
+    "x": {"nominal": 0, "borrowing_limit": 0},
 }  # fmt: skip
 
 
@@ -97,36 +97,64 @@ def test_the_claim_must_be_covered_by_one_grant_the_first_to_end(build):
     assert isinstance(fits(build.job(3, wall_s=1_800), world), Fit)
 
 
-def test_quota_refuses_at_the_node_that_is_full(build):
-    policy = build.policy(TREE)
-    world = build.world(
-        policy, nodes=build.nodes(8, 8), live=[build.live(8, "n0:0 n0:1 n0:2 n0:3 n0:4 n0:5", "p/r")]
+def test_a_limit_refuses_at_the_node_that_it_is_of(build):
+    policy = build.policy(
+        {
+            "p": {
+                "nominal": 12,
+                "borrowing_limit": 0,
+                "children": {"q": {"nominal": 8}, "r": {"nominal": 4}},
+            },
+            "x": {"nominal": 4, "borrowing_limit": 2},
+            "y": {"nominal": 8, "lending_limit": 6},
+        }
     )
+    nodes = build.nodes(8, 8, 8)
+    live = [build.live(8, "n0:0 n0:1 n0:2 n0:3 n0:4 n0:5", "p/r")]
+    world = build.world(policy, nodes=nodes, live=live)
     assert isinstance(fits(build.job(gpus=6, queue="p/q"), world), Fit)
-    refusal = {"queue": "p", "nominal": 12, "used": 6, "gpus": 7}
-    assert fits(build.job(gpus=7, queue="p/q"), world) == NoFit(ReasonCode.QUEUE_LIMIT, refusal)
-    busy = build.world(policy, nodes=build.nodes(8, 8), live=[build.live(8, "n0:0", "p/q")])
-    refusal = {"queue": "p/q", "nominal": 8, "used": 1, "gpus": 8}
-    assert fits(build.job(gpus=8, queue="p/q"), busy) == NoFit(ReasonCode.QUEUE_LIMIT, refusal)
-    assert has_room(build.request(8), busy)
+    numbers = {"queue": "p/q", "node": "p", "lendable_gpus": 6, "gpus": 7}
+    assert fits(build.job(gpus=7, queue="p/q"), world) == NoFit(ReasonCode.BORROWING_LIMIT, numbers)
+    numbers = {"queue": "x", "nominal": 4, "used": 0, "gpus": 7}
+    never = {
+        "limit": "nominal",
+        "queue": "x",
+        "gpus": 7,
+        "walltime_s": 3_600,
+        "max_gpus": 6,
+        "flavors": "h200",
+    }
+    assert fits(build.job(gpus=7, queue="x"), world) == NoFit(ReasonCode.NEVER_FITS, never)
+    busy = build.world(policy, nodes=nodes, live=[build.live(8, "n0:0", "x")])
+    numbers = {"queue": "x", "nominal": 4, "used": 1, "gpus": 6}
+    assert fits(build.job(gpus=6, queue="x"), busy) == NoFit(ReasonCode.QUEUE_LIMIT, numbers)
+    assert has_room(build.request(6), busy)
 
 
 def test_a_moved_queue_counts_where_it_went(build):
-    policy = build.policy(TREE, moves={"old": "p/q"})
+    policy = build.policy(
+        {"p": {"children": {"q": {"nominal": 8}}}, "r": {"nominal": 4}}, moves={"old": "p/q"}
+    )
     world = build.world(policy, nodes=build.nodes(8, 8), live=[build.live(8, "n0:0", "old")])
-    found = fits(build.job(gpus=8, queue="old"), world)
-    assert isinstance(found, NoFit)
-    assert found.numbers == {"queue": "p/q", "nominal": 8, "used": 1, "gpus": 8}
+    borrowed = fits(build.job(gpus=8, queue="old"), world)
+    assert isinstance(borrowed, Fit)
+    assert borrowed.share_class == "borrowed"
     job = build.job(gpus=7, queue="old")
     fit = fits(job, world)
     assert isinstance(fit, Fit)
+    assert fit.share_class == "entitled"
     world.start(job, fit)
-    assert world.use.at("p/q") == 8
+    assert world.shares_of("h200").use.at("p/q") == 8
 
 
 def test_room_is_missing_or_in_pieces(build):
     live = [build.live(8, "n0:0 n0:1 n0:2 n1:0 n1:1 n1:2")]
     world = build.world(nodes=build.nodes(8, 8), live=live)
+    assert fits(build.job(gpus=8, nodes=1), world) == NoFit(
+        ReasonCode.FRAGMENTED_BY_ENTITLED, {"free": 10, "gpus": 8, "flavor": "h200"}
+    )
+    lent = build.policy({"q": {"nominal": 8}, "r": {"nominal": 8}})
+    world = build.world(lent, nodes=build.nodes(8, 8), live=live)
     assert fits(build.job(gpus=8, nodes=1), world) == NoFit(
         ReasonCode.FRAGMENTED, {"free": 10, "gpus": 8, "flavor": "h200"}
     )

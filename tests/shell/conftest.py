@@ -49,8 +49,13 @@ POLICY: dict[str, object] = {
         "effective_from": "2026-01-01",
         "grounds": [{"kind": "order", "body": "authorised body", "number": "1", "date": "2025-12-25"}],
         "tree": {
-            "science": {"nominal": "50%", "max_walltime": "1d"},
-            "business": {"nominal": "50%", "default_walltime": "10m", "max_gpus_per_job": 8},
+            "science": {"nominal": "50%", "borrowing_limit": 0, "max_walltime": "1d"},
+            "business": {
+                "nominal": "50%",
+                "borrowing_limit": 0,
+                "default_walltime": "10m",
+                "max_gpus_per_job": 8,
+            },
         },
         "routes": [{"category": "university", "queue": "science"}, {"queue": "business"}],
     }

@@ -17,6 +17,7 @@ from sqlalchemy.exc import DBAPIError
 
 import api.tables
 import metrics.tables
+import products.evidence_tables
 import products.registers_tables
 import products.tables
 import quota.tables
@@ -30,6 +31,7 @@ ROOMS = (
     metrics.tables,
     products.registers_tables,
     products.tables,
+    products.evidence_tables,
     quota.tables,
     scheduler.tables,
     tenants.tables,

@@ -35,6 +35,11 @@ class JobRequest:
         env: environment variables.
         outputs: patterns of files to keep, relative to the working folder.
         is_interactive: it waits for a person by nature: the idle policy leaves it alone.
+        begin_at: start no earlier, aware.
+        depends_on: objects with `job_id` and `kind` (afterok, afterany, afternotok).
+        array: object with `count` and `cap`; None = one job.
+        priority: order among the queue's own jobs; above 0 needs an operator.
+        is_held: wait until released.
     """
 
     project: str
@@ -48,6 +53,11 @@ class JobRequest:
     env: Mapping[str, str] = field(default_factory=dict)
     outputs: tuple[str, ...] = ()
     is_interactive: bool = False
+    begin_at: datetime | None = None
+    depends_on: tuple[Mapping[str, object], ...] = ()
+    array: Mapping[str, object] | None = None
+    priority: int = 0
+    is_held: bool = False
 
     def document(self, bundle: str | None) -> dict[str, object]:
         """The body of the request; `bundle` is the digest of the uploaded code."""
@@ -64,6 +74,11 @@ class JobRequest:
             "outputs": list(self.outputs),
             "is_interactive": self.is_interactive,
             "bundle": bundle,
+            "begin_at": None if self.begin_at is None else self.begin_at.isoformat(),
+            "depends_on": [dict(one) for one in self.depends_on],
+            "array": None if self.array is None else dict(self.array),
+            "priority": self.priority,
+            "is_held": self.is_held,
         }
 
 

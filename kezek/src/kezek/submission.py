@@ -10,6 +10,7 @@ from pathlib import Path
 from kezek.bundle import Bundle, name_in_bundle, pack
 from kezek.errors import UsageFaultError
 from kezek.model import JobRequest
+from kezek.planning import parse_array, parse_dependencies, parse_instant
 from kezek.units import parse_duration_s, parse_size_bytes
 
 PYTHON = "python"
@@ -35,6 +36,11 @@ class Typed:
         env: variables as "NAME=value".
         outputs: patterns of files to keep.
         is_interactive: it waits for a person by nature.
+        begin: instant before which it is not to start.
+        after: jobs to wait for, as "17" or "afterany:17".
+        array: as "100" or "100%8".
+        priority: order among the queue's own jobs.
+        is_held: wait until released.
     """
 
     project: str
@@ -50,6 +56,11 @@ class Typed:
     env: Sequence[str]
     outputs: Sequence[str]
     is_interactive: bool = False
+    begin: str | None = None
+    after: Sequence[str] = ()
+    array: str | None = None
+    priority: int = 0
+    is_held: bool = False
 
 
 def prepare(typed: Typed, base: Path) -> tuple[JobRequest, Bundle | None]:
@@ -71,6 +82,11 @@ def prepare(typed: Typed, base: Path) -> tuple[JobRequest, Bundle | None]:
         env=_env(typed.env),
         outputs=tuple(typed.outputs),
         is_interactive=typed.is_interactive,
+        begin_at=None if typed.begin is None else parse_instant(typed.begin),
+        depends_on=tuple(parse_dependencies(typed.after)),
+        array=None if typed.array is None else parse_array(typed.array),
+        priority=typed.priority,
+        is_held=typed.is_held,
     )
     return request, pack(typed.files, base) if typed.files else None
 

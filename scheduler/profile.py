@@ -1,0 +1,220 @@
+"""Free GPUs of one flavor over time: what runs until when, planned starts, windows.
+
+Between two planned starts GPUs only become free. So what is free throughout a span is the least of what is
+free at its begin and at every planned start within it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Sequence
+from dataclasses import dataclass, replace
+from typing import Final
+from uuid import UUID
+
+import numpy as np
+
+from scheduler.model import AttemptId, JobId, ShareClass, Window
+from scheduler.place import Counts, Picks, Rooms
+
+OVERDUE_MS: Final = 60_000
+"""Milliseconds that something still running past its end is expected to take: a kill and its report."""
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """What holds GPUs: a live attempt or a start of this cycle.
+
+    Args:
+        queue: where it counts under the policy in force.
+        picks: GPUs by position of the node; nodes out of service are not among them.
+        order: (instant, place in its cycle) of its admission.
+        end_ms: when its GPUs are free at the latest, as far as is known.
+        lost: GPU-seconds that stopping it now would lose.
+        is_reclaimable: nobody forbade it and it is not under notice.
+    """
+
+    id: AttemptId
+    job_id: JobId
+    queue: str
+    flavor: str
+    gpus: int
+    picks: Picks
+    order: tuple[int, int]
+    end_ms: int
+    priority: int = 0
+    grace_ms: int = 0
+    lost: int = 0
+    is_reclaimable: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class Hold:
+    """A planned start that stands in the way of others. `victims` are stopped for it by `start_ms`."""
+
+    job_id: JobId
+    queue: str
+    flavor: str
+    gpus: int
+    start_ms: int
+    end_ms: int
+    picks: Picks
+    share_class: ShareClass
+    victims: tuple[AttemptId, ...] = ()
+    is_reclaim: bool = False
+
+
+class Profile:
+    """The nodes of one flavor over time; working state of one cycle.
+
+    Args:
+        flavor: of all its nodes.
+        rooms: sizes and what is free now; whoever takes from it says so with `start`.
+        at_ms: now.
+        runs: what holds GPUs now.
+        windows: spans in which nodes are set apart.
+    """
+
+    def __init__(
+        self, flavor: str, rooms: Rooms, at_ms: int, *, runs: Iterable[Run], windows: Sequence[Window]
+    ) -> None:
+        self.flavor: Final = flavor
+        self.rooms: Final = rooms
+        self.at_ms: Final = at_ms
+        self.runs: Final = {run.id: run for run in runs}
+        self.holds: Final[dict[JobId, Hold]] = {}
+        self.windows: Final = tuple(windows)
+        self._spared: Final[dict[JobId, list[Run]]] = {}
+        self._masks: Final = [np.array([name in window.nodes for name in rooms.names]) for window in windows]
+        self._slack: Final[dict[int, Counts]] = {}
+        self._ends: Counts | None = None
+        self._ended_nodes = self._ended_gpus = np.zeros(0, dtype=np.int64)
+
+    def start(self, run: Run) -> None:
+        """A job starts now; its GPUs were taken from the rooms already."""
+        self.runs[run.id] = run
+        self._ends = None
+        for at_ms, slack in self._slack.items():
+            if at_ms < run.end_ms:
+                _add(slack, run.picks, -1)
+
+    def hold(self, hold: Hold) -> None:
+        """A planned start stands from now on; its victims end when it begins."""
+        self.holds[hold.job_id] = hold
+        self._spared[hold.job_id] = [self.runs[victim] for victim in hold.victims]
+        for run in self._spared[hold.job_id]:
+            self.runs[run.id] = replace(run, end_ms=min(run.end_ms, hold.start_ms), is_reclaimable=False)
+        self._change(hold, -1)
+
+    def release(self, job_id: JobId) -> None:
+        """A planned start stands no more, and its victims run on."""
+        hold = self.holds.pop(job_id)
+        self.runs.update({run.id: run for run in self._spared.pop(job_id)})
+        self._change(hold, 1)
+
+    def _change(self, hold: Hold, sign: int) -> None:
+        """What is remembered follows a planned start that came or went."""
+        if hold.victims:
+            self._ends = None
+            self._slack.clear()
+        for at_ms, slack in self._slack.items():
+            if hold.start_ms <= at_ms < hold.end_ms:
+                _add(slack, hold.picks, sign)
+
+    def is_sound(self) -> bool:
+        """Whether every planned start has its GPUs beside what runs and the others."""
+        return all(
+            self.slack(hold.start_ms)[node] >= 0 for hold in self.holds.values() for node, _ in hold.picks
+        )
+
+    def instants(self) -> list[int]:
+        """Instants after now at which something becomes free, ascending."""
+        ends = {run.end_ms for run in self.runs.values()}
+        ends |= {hold.end_ms for hold in self.holds.values()} | {window.to_ms for window in self.windows}
+        return sorted(end for end in ends if end > self.at_ms)
+
+    def base(self, at_ms: int) -> Counts:
+        """What is free at an instant beside what runs, planned starts left out. O(nodes + runs)."""
+        if at_ms <= self.at_ms:
+            return self.rooms.free
+        if self._ends is None:
+            self._sort_ends()
+        ended = int(np.searchsorted(self._ends if self._ends is not None else (), at_ms, side="right"))
+        gained = np.bincount(
+            self._ended_nodes[:ended], weights=self._ended_gpus[:ended], minlength=len(self.rooms.free)
+        )
+        return self.rooms.free + gained.astype(np.int64)
+
+    def _sort_ends(self) -> None:
+        flat = [(run.end_ms, node, gpus) for run in self.runs.values() for node, gpus in run.picks]
+        table = np.array(flat, dtype=np.int64).reshape(-1, 3)
+        table = table[np.argsort(table[:, 0], kind="stable")]
+        self._ends, self._ended_nodes, self._ended_gpus = table[:, 0], table[:, 1], table[:, 2]
+
+    def slack(self, at_ms: int) -> Counts:
+        """What is free at an instant beside what runs and every planned start."""
+        found = self._slack.get(at_ms)
+        if found is None:
+            found = self.base(at_ms).copy()
+            for hold in self.holds.values():
+                if hold.start_ms <= at_ms < hold.end_ms:
+                    _add(found, hold.picks, -1)
+            self._slack[at_ms] = found
+        return found
+
+    def throughout(
+        self, start_ms: int, end_ms: int, *, past: Collection[JobId] = (), freed: Sequence[Run] = ()
+    ) -> Counts:
+        """What is free of each node from start to end, windows left out. O((holds + 1) x nodes).
+
+        Args:
+            start_ms: begin of the span.
+            end_ms: its end, not included.
+            past: planned starts that need not be respected.
+            freed: what runs and is stopped by the begin of the span.
+        """
+        spare = [self.holds[job_id] for job_id in past if job_id in self.holds]
+        found: Counts | None = None
+        begins = {hold.start_ms for hold in self.holds.values() if start_ms < hold.start_ms < end_ms}
+        for at_ms in (start_ms, *begins):
+            here = self.slack(at_ms)
+            back = [hold.picks for hold in spare if hold.start_ms <= at_ms < hold.end_ms]
+            back += [run.picks for run in freed if run.end_ms > at_ms]
+            if back:
+                here = here.copy()
+                for picks in back:
+                    _add(here, picks, 1)
+            found = here if found is None else np.minimum(found, here)
+        return self.slack(start_ms) if found is None else found
+
+    def without(self, borrowed: Collection[AttemptId]) -> Counts:
+        """What would be free now if these runs were gone."""
+        return self.with_freed(
+            self.rooms.free, [self.runs[run_id] for run_id in borrowed if run_id in self.runs]
+        )
+
+    def with_freed(self, room: Counts, freed: Iterable[Run]) -> Counts:
+        """The room and what these runs hold; a new array."""
+        found = room.copy()
+        for run in freed:
+            _add(found, run.picks, 1)
+        return found
+
+    def closed(self, start_ms: int, end_ms: int, project: UUID) -> list[tuple[Window, Counts]]:
+        """Windows that a job of the project would run into, each with which nodes (a boolean mask)."""
+        return [
+            (window, mask)
+            for window, mask in zip(self.windows, self._masks, strict=True)
+            if window.from_ms < end_ms and start_ms < window.to_ms and project not in window.projects
+        ]
+
+    def open(self, room: Counts, start_ms: int, end_ms: int, project: UUID) -> Counts:
+        """The room without the nodes of windows that a job of the project would run into."""
+        for _, mask in self.closed(start_ms, end_ms, project):
+            room = np.where(mask, 0, room)
+        return room
+
+
+def _add(counts: Counts, picks: Picks, sign: int) -> None:
+    """Add (or take away) the picks' GPUs in place."""
+    for node, gpus in picks:
+        counts[node] += sign * gpus

@@ -1,0 +1,48 @@
+"""Who gives way: as little lost work as can be, and never more than needed."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+
+from scheduler.profile import Run
+
+
+def by_loss(runs: Iterable[Run]) -> list[Run]:
+    """Candidates, the first to give way first.
+
+    Lower priority, then least lost work (GPU-seconds since the last checkpoint), then youngest, then id.
+    Source: Kueue's candidate order (lowest priority, newest admission), with lost work between the two.
+    """
+    return sorted(runs, key=lambda run: (run.priority, run.lost, -run.order[0], -run.order[1], run.id))
+
+
+def fewest_victims(
+    candidates: Sequence[Run], is_enough: Callable[[Sequence[Run]], bool]
+) -> tuple[Run, ...] | None:
+    """Victims of whom none can be spared, or None when all the candidates together are not enough.
+
+    The shortest run of candidates from the first on that is enough, by halving; then fill-back: from the most
+    lost work to the least, each that can be spared is, until no single one can be.
+    Source: Kueue's classical preemption (greedy, then fill back in reverse). O(n) calls of `is_enough`, each
+    victim once more per round.
+
+    Args:
+        candidates: first to give way first.
+        is_enough: whether the job fits if these are gone.
+    """
+    if not is_enough(candidates):
+        return None
+    low, high = 0, len(candidates)
+    while low < high:
+        middle = (low + high) // 2
+        low, high = (low, middle) if is_enough(candidates[:middle]) else (middle + 1, high)
+    # More victims may mean a longer grace and a later start, so that "enough" may stop holding on the way.
+    victims = list(candidates[:low] if is_enough(candidates[:low]) else candidates)
+    is_spared = True
+    while is_spared:
+        is_spared = False
+        for run in sorted(victims, key=lambda run: (-run.lost, run.id)):
+            others = [other for other in victims if other is not run]
+            if is_enough(others):
+                victims, is_spared = others, True
+    return tuple(victims)

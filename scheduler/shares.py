@@ -1,0 +1,175 @@
+"""The quota tree over time, for one pool: who is entitled or borrows at an instant, and what limits refuse.
+
+Classes follow from admissions alone, so they are told for any instant from what still runs then.
+"""
+
+from __future__ import annotations
+
+from bisect import insort
+from collections.abc import Collection, Iterable
+from dataclasses import dataclass
+from typing import Final
+
+from quota.tree import QuotaRefusal, Tree, Use, entitled_of
+from scheduler.model import AttemptId, JobId, ShareClass
+from scheduler.profile import Hold, Run
+
+Charged = tuple[int, frozenset[AttemptId]]
+"""GPUs that are entitled, and the runs that are borrowed."""
+
+
+@dataclass(frozen=True, slots=True)
+class Ask:
+    """A start that is considered: GPUs of a queue for [start, end).
+
+    Args:
+        past: planned starts that need not be respected.
+        without: runs that would be stopped for it.
+    """
+
+    queue: str
+    gpus: int
+    start_ms: int
+    end_ms: int
+    is_entitled: bool
+    past: Collection[JobId] = ()
+    without: Collection[AttemptId] = ()
+
+
+class Shares:
+    """What each queue holds and has planned; working state of one cycle.
+
+    Args:
+        tree: the pool's limits.
+        at_ms: now.
+        runs: what holds GPUs of the pool now.
+    """
+
+    def __init__(self, tree: Tree, at_ms: int, runs: Iterable[Run]) -> None:
+        self.tree: Final = tree
+        self.at_ms: Final = at_ms
+        self.holds: Final[dict[JobId, Hold]] = {}
+        self._by_queue: Final[dict[str, list[tuple[tuple[int, int], AttemptId, Run]]]] = {}
+        self._charged: Final[dict[str, dict[int, Charged]]] = {}
+        held: dict[str, int] = {}
+        for run in runs:
+            insort(
+                self._by_queue.setdefault(run.queue, []), (run.order, run.id, run), key=lambda item: item[:2]
+            )
+            held[run.queue] = held.get(run.queue, 0) + run.gpus
+        self.use: Final = Use(tree, held)
+
+    def start(self, run: Run) -> None:
+        """A job starts now, after all that runs: `run.order` is the greatest."""
+        before = self.charged(run.queue, self.at_ms)
+        insort(self._by_queue.setdefault(run.queue, []), (run.order, run.id, run), key=lambda item: item[:2])
+        self.use.add(run.queue, run.gpus)
+        entitled, borrowed = before
+        if entitled + run.gpus <= self.tree.nominal.get(run.queue, 0):
+            now = (entitled + run.gpus, borrowed)
+        else:
+            now = (entitled, borrowed | {run.id})
+        self._charged[run.queue] = {self.at_ms: now}
+
+    def ends_anew(self, run: Run) -> None:
+        """A run got another end."""
+        queue = self._by_queue[run.queue]
+        queue[:] = [(order, id_, run if id_ == run.id else other) for order, id_, other in queue]
+        self._charged.pop(run.queue, None)
+
+    def charged(self, queue: str, at_ms: int) -> Charged:
+        """GPUs of the queue that are entitled at an instant, and the runs that are borrowed then. O(runs)."""
+        known = self._charged.setdefault(queue, {})
+        if at_ms not in known:
+            runs = [run for _, _, run in self._by_queue.get(queue, ()) if run.end_ms > at_ms]
+            fit = entitled_of([run.gpus for run in runs], self.tree.nominal.get(queue, 0))
+            entitled = sum(run.gpus for run, is_fit in zip(runs, fit, strict=True) if is_fit)
+            borrowed = frozenset(run.id for run, is_fit in zip(runs, fit, strict=True) if not is_fit)
+            known[at_ms] = (entitled, borrowed)
+        return known[at_ms]
+
+    def class_now(self, queue: str, gpus: int) -> ShareClass:
+        """Class of a job that would start now: what runs and has just started goes before it."""
+        left = self.tree.nominal.get(queue, 0) - self.charged(queue, self.at_ms)[0]
+        return ShareClass.ENTITLED if gpus <= left else ShareClass.BORROWED
+
+    def class_at(self, queue: str, gpus: int, at_ms: int) -> ShareClass:
+        """Class of a job that would start at an instant, planned starts of its queue going before it."""
+        left = self.tree.nominal.get(queue, 0) - self.charged(queue, at_ms)[0] - self._planned(queue, at_ms)
+        return ShareClass.ENTITLED if gpus <= left else ShareClass.BORROWED
+
+    def _planned(self, queue: str, at_ms: int) -> int:
+        """GPUs of the queue's planned starts that are entitled and running at an instant."""
+        return sum(
+            hold.gpus
+            for hold in self.holds.values()
+            if hold.queue == queue
+            and hold.share_class is ShareClass.ENTITLED
+            and hold.start_ms <= at_ms < hold.end_ms
+        )
+
+    def demoted(self, queue: str, gpus: int, start_ms: int, end_ms: int) -> Hold | None:
+        """The first planned start of the queue that would lose its entitlement to a job in [start, end)."""
+        nominal = self.tree.nominal.get(queue, 0)
+        for hold in self.holds.values():
+            is_own = hold.queue == queue and hold.share_class is ShareClass.ENTITLED
+            if is_own and start_ms < hold.end_ms and hold.start_ms < end_ms:
+                at_ms = max(hold.start_ms, start_ms)
+                charged, _ = self.charged(queue, at_ms)
+                if charged + gpus <= nominal < charged + gpus + self._planned(queue, at_ms):
+                    return hold
+        return None
+
+    def runs_past(self, queue: str, gpus: int, grace_ms: int, start_ms: int, end_ms: int) -> frozenset[JobId]:
+        """Planned starts past which a job of the queue may run, as it can be reclaimed for them in time."""
+        return frozenset(
+            hold.job_id
+            for hold in self.holds.values()
+            if hold.queue != queue
+            and hold.share_class is ShareClass.ENTITLED
+            and not hold.is_reclaim  # its victims are told already
+            and start_ms + grace_ms < hold.start_ms < end_ms  # notice comes after the start
+            and self.class_at(queue, gpus, hold.start_ms) is ShareClass.BORROWED
+        )
+
+    def refusal(self, ask: Ask) -> QuotaRefusal | None:
+        """The limit that a start would exceed, at its begin or at a planned start while it runs.
+
+        O(depth) now, O(runs + holds) at each planned start; nothing where the tree has no limits.
+        """
+        if not self.tree.is_limited:
+            return None
+        found = self._refusal_at(ask.start_ms, ask)
+        begins = {hold.start_ms for hold in self.holds.values() if ask.start_ms < hold.start_ms < ask.end_ms}
+        for at_ms in sorted(begins):
+            found = found or self._refusal_at(at_ms, ask)
+        return found
+
+    def _refusal_at(self, at_ms: int, ask: Ask) -> QuotaRefusal | None:
+        is_plain = at_ms == self.at_ms and not self.holds and not ask.without
+        use = self.use if is_plain else Use(self.tree, self._held(at_ms, ask.past, ask.without))
+        return use.refusal(ask.queue, ask.gpus, is_entitled=ask.is_entitled)
+
+    def _held(self, at_ms: int, past: Collection[JobId], without: Collection[AttemptId]) -> dict[str, int]:
+        """GPUs of each queue at an instant, runs and planned starts."""
+        held: dict[str, int] = {}
+        for queue, runs in self._by_queue.items():
+            gpus = [run.gpus for _, _, run in runs if run.end_ms > at_ms and run.id not in without]
+            held[queue] = sum(gpus)
+        for hold in self.holds.values():
+            if hold.job_id not in past and hold.start_ms <= at_ms < hold.end_ms:
+                held[hold.queue] = held.get(hold.queue, 0) + hold.gpus
+        return held
+
+    def ends(self) -> list[int]:
+        """When the pool's runs end, whatever their flavor."""
+        return [run.end_ms for runs in self._by_queue.values() for _, _, run in runs]
+
+    def borrowed_of_others(self, queue: str, at_ms: int | None = None) -> frozenset[AttemptId]:
+        """Runs of other queues that are borrowed at an instant (None = now). O(queues) when remembered."""
+        at_ms = self.at_ms if at_ms is None else at_ms
+        found: frozenset[AttemptId] = frozenset()
+        for other in self._by_queue:
+            if other != queue and self.charged(other, self.at_ms)[1]:
+                found |= self.charged(other, at_ms)[1]
+        return found

@@ -1,0 +1,44 @@
+"""Fill-back over all victims of a cycle: who proved needless once every job had its turn runs on.
+
+Source: the last pass of Kueue's classical preemption, over several reclaimers at once.
+"""
+
+from __future__ import annotations
+
+from scheduler.model import AttemptId
+from scheduler.profile import Hold
+from scheduler.reserve import Search
+from scheduler.turns import Turns
+
+
+def spare_needless(turns: Turns) -> None:
+    """Spare every victim of this cycle that no planned start needs, the most lost work first.
+
+    Starts stay when they were planned. O(victims x planned starts).
+    """
+    victims = {
+        victim: turns.world.profiles[hold.flavor].runs[victim].lost
+        for hold in turns.world.holds()
+        if hold.is_reclaim
+        for victim in hold.victims
+    }
+    for victim in sorted(victims, key=lambda victim: (-victims[victim], victim)):
+        for hold in turns.world.holds():
+            if victim in hold.victims and len(turns.reclaims) > 1:
+                _spare(turns, hold, victim)
+
+
+def _spare(turns: Turns, hold: Hold, victim: AttemptId) -> None:
+    """Plan the start without the victim if that leaves every planned start standing."""
+    world = turns.world
+    world.release(hold.job_id)
+    profile = world.profiles[hold.flavor]
+    others = [profile.runs[other] for other in hold.victims if other != victim]
+    search = Search(turns.jobs[hold.job_id], hold.flavor, world)
+    without = search.without(hold, others)
+    if without is not None:
+        world.hold(without)
+        if profile.is_sound():
+            return
+        world.release(hold.job_id)
+    world.hold(hold)

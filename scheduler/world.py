@@ -1,0 +1,277 @@
+"""What a job meets at its turn: free GPUs over time, the quota tree over time, grants."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Final
+from uuid import UUID
+
+from quota.model import GrantId, Policy, QuotaNode
+from quota.policy import policy_queue
+from quota.tree import Tree, Use, pool_of, tree_of
+from scheduler.model import (
+    AttemptId,
+    GrantView,
+    JobId,
+    JobState,
+    LiveAttempt,
+    NodeState,
+    Numbers,
+    PendingJob,
+    Request,
+    ShareClass,
+    Slot,
+    Snapshot,
+)
+from scheduler.place import FreeView
+from scheduler.profile import OVERDUE_MS, Hold, Profile, Run
+from scheduler.shares import Shares
+
+MS: Final = 1_000
+"""Milliseconds of a second."""
+
+LEAST_GRACE_MS: Final = 1_000
+"""Milliseconds of the shortest notice: what is given back cannot be had at the same instant."""
+NO_LIMITS: Final = Tree({"": 0}, {}, {}, {}, {})
+"""The tree of a pool that has no GPUs in service."""
+
+
+class Limit(StrEnum):
+    """What makes a job impossible, whoever else runs."""
+
+    QUEUE = "queue"
+    """The policy has no such queue."""
+    REQUEST = "request"
+    """GPUs, nodes or walltime below 1, or GPUs that do not divide by the nodes."""
+    FLAVOR = "flavor"
+    """No node in service has a flavor of the list."""
+    WALLTIME = "walltime"
+    """Longer than the queue's longest walltime."""
+    MAX_GPUS_PER_JOB = "max_gpus_per_job"
+    """Larger than the queue's largest job."""
+    NOMINAL = "nominal"
+    """Larger than the nominal quota and all that may be borrowed, at a node on the queue's path."""
+    SHAPE = "shape"
+    """No such set of nodes in service, were they all free."""
+
+
+@dataclass(frozen=True, slots=True)
+class NeverFits:
+    """The job can never start as asked.
+
+    `numbers`: `limit`, what was asked (`queue`, `gpus`, `walltime_s`) and what would fit: `max_gpus` (0 = the
+    queue takes none), `flavors` in service (joined by ","), and `max_walltime_s` where the queue has one.
+    """
+
+    limit: Limit
+    numbers: Numbers
+
+
+class Bounds:
+    """What could ever fit: the policy on the inventory in service, were nothing running.
+
+    Args:
+        snapshot: its nodes (without drained ones) and capacity count, nothing else.
+        policy: the policy in force.
+    """
+
+    def __init__(self, snapshot: Snapshot, policy: Policy) -> None:
+        parents = {node.parent for node in policy.tree}
+        capacity: dict[str, int] = {}
+        for flavor, gpus in snapshot.capacity.items():
+            capacity[pool_of(flavor)] = capacity.get(pool_of(flavor), 0) + gpus
+        self.policy: Final = policy
+        self.trees: Final = {pool: tree_of(policy, gpus) for pool, gpus in capacity.items()}
+        self.queues: Final[Mapping[str, QuotaNode]] = {
+            node.path: node for node in policy.tree if node.path not in parents
+        }
+        self.inventory: Final = FreeView.in_service(snapshot.nodes)
+        self.answers: Final[dict[tuple[str, Request], NeverFits | None]] = {}
+        self._largest: Final[dict[tuple[str, str], int]] = {}
+
+    def tree(self, flavor: str) -> Tree:
+        """The tree of the flavor's pool."""
+        return self.trees.get(pool_of(flavor), NO_LIMITS)
+
+    def nominal(self, queue: str, flavor: str) -> int:
+        """Nominal GPUs of a queue in the flavor's pool."""
+        return self.tree(flavor).nominal.get(queue, 0)
+
+    def largest(self, queue: str, flavor: str) -> int:
+        """The largest job that the limits of the queue's path allow in an idle cluster."""
+        key = (queue, pool_of(flavor))
+        if key not in self._largest:
+            room = Use(self.tree(flavor), {}).room(queue, is_entitled=False)
+            self._largest[key] = max(room, self.nominal(queue, flavor))
+        return self._largest[key]
+
+    def grace_ms(self, queue: str) -> int:
+        """Notice that a borrower of the queue gets, in milliseconds."""
+        node = self.queues.get(queue)
+        return max(LEAST_GRACE_MS, 0 if node is None else node.grace_s * MS)
+
+
+@dataclass(frozen=True, slots=True)
+class Fit:
+    """The job can start: on these slots of one flavor, claiming `claim_s` device-seconds of the grant."""
+
+    slots: tuple[Slot, ...]
+    flavor: str
+    grant_id: GrantId
+    claim_s: int
+    share_class: ShareClass = ShareClass.ENTITLED
+
+
+class World:
+    """Working state of one cycle; the snapshot it was made of stays as it was. `start` moves it on."""
+
+    def __init__(self, snapshot: Snapshot, bounds: Bounds) -> None:
+        self.at_ms: Final = snapshot.at_ms
+        self.bounds: Final = bounds
+        self.free: Final = FreeView.of(snapshot.nodes, snapshot.live)
+        self.version = 0
+        runs = self._runs(snapshot)
+        self.shares: Final = {
+            pool: Shares(tree, snapshot.at_ms, (run for run in runs if pool_of(run.flavor) == pool))
+            for pool, tree in bounds.trees.items()
+        }
+        self.profiles: Final = {
+            flavor: Profile(
+                flavor, rooms, snapshot.at_ms, runs=_of_flavor(runs, flavor), windows=snapshot.windows
+            )
+            for flavor, rooms in self.free.rooms.items()
+        }
+        self.held: Final[dict[JobId, Hold]] = {}
+        self._starts = 0
+        self._grants: Final[dict[tuple[UUID, str], list[GrantView]]] = {}
+        self._claimed_s: Final[dict[GrantId, int]] = {}
+        self._of_array: Final[dict[JobId, int]] = {}
+        for attempt in snapshot.live:
+            self._count_array(attempt.array_id)
+        # First to end is first to be used, so that as little as possible expires.
+        for grant in sorted(snapshot.grants, key=lambda grant: (grant.ends_ms, grant.id)):
+            self._grants.setdefault((grant.project_id, grant.flavor), []).append(grant)
+
+    def _runs(self, snapshot: Snapshot) -> list[Run]:
+        flavors = {node.name: node.flavor for node in snapshot.nodes}
+        gone = {node.name for node in snapshot.nodes if node.state is NodeState.DRAINED}
+        return [self._run(attempt, flavors, gone) for attempt in snapshot.live]
+
+    def _run(self, attempt: LiveAttempt, flavors: Mapping[str, str], gone: set[str]) -> Run:
+        """A live attempt as the profile sees it; what it holds on drained nodes is not in the capacity either."""
+        flavor = flavors.get(attempt.slots[0].node, attempt.request.flavors[0])
+        index = self.free.of_flavor(flavor).index
+        counted = [slot for slot in attempt.slots if slot.node not in gone]
+        policy = self.bounds.policy
+        since_ms = max(attempt.checkpoint_ms or 0, attempt.committed_ms or attempt.admitted_ms)
+        unsaved_s = min(max(0, self.at_ms - since_ms) // MS, policy.checkpoint_max_protected_s)
+        is_ending = attempt.is_stopping or attempt.state is JobState.COMPLETING
+        return Run(
+            id=attempt.id,
+            job_id=attempt.job_id,
+            queue=policy_queue(policy, attempt.queue),
+            flavor=flavor,
+            gpus=sum(len(slot.gpu_uuids) for slot in counted),
+            picks=tuple((index[s.node], len(s.gpu_uuids)) for s in counted if s.node in index),
+            order=(attempt.admitted_ms, attempt.admitted_seq),
+            end_ms=self._end_ms(attempt, is_ending=is_ending),
+            priority=attempt.priority,
+            grace_ms=max(LEAST_GRACE_MS, attempt.grace_s * MS),
+            lost=attempt.request.gpus * unsaved_s,
+            is_reclaimable=not (is_ending or attempt.is_protected or attempt.reclaimed_by is not None),
+        )
+
+    def _end_ms(self, attempt: LiveAttempt, *, is_ending: bool) -> int:
+        """When the attempt's GPUs are free at the latest; soon, when that was to be by now."""
+        walltime_ms = attempt.request.walltime_s * MS
+        end_ms = attempt.admitted_ms if attempt.committed_ms is None else attempt.committed_ms
+        end_ms = 0 if is_ending else end_ms + walltime_ms
+        if attempt.stop_ms is not None:
+            end_ms = min(end_ms, attempt.stop_ms)
+        return end_ms if end_ms > self.at_ms else self.at_ms + OVERDUE_MS
+
+    def shares_of(self, flavor: str) -> Shares:
+        """The quota over time of the flavor's pool."""
+        return self.shares[pool_of(flavor)]
+
+    def grants(self, project_id: UUID, flavor: str) -> list[GrantView]:
+        """The project's grants of a flavor, first to end first, as the snapshot has them."""
+        return self._grants.get((project_id, flavor), [])
+
+    def claimed_s(self, grant_id: GrantId) -> int:
+        """Device-seconds of the grant that this cycle's starts have claimed."""
+        return self._claimed_s.get(grant_id, 0)
+
+    def of_array(self, array_id: JobId) -> int:
+        """Jobs of the array that hold GPUs."""
+        return self._of_array.get(array_id, 0)
+
+    def start(self, job: PendingJob, fit: Fit) -> Run:
+        """The job starts: its GPUs, quota and claim are gone for those behind it.
+
+        Raises:
+            GpusTakenError: the slots are not free; ask `fits` first.
+        """
+        index = self.free.of_flavor(fit.flavor).index
+        self.free.take(fit.slots)
+        self._starts += 1
+        self.version += 1
+        queue = policy_queue(self.bounds.policy, job.queue)
+        run = Run(
+            id=AttemptId(f"{job.id}-{job.attempts + 1}"),
+            job_id=job.id,
+            queue=queue,
+            flavor=fit.flavor,
+            gpus=job.request.gpus,
+            picks=tuple((index[slot.node], len(slot.gpu_uuids)) for slot in fit.slots),
+            order=(self.at_ms, self._starts),
+            end_ms=self.at_ms + job.request.walltime_s * MS,
+            priority=job.priority,
+            grace_ms=self.bounds.grace_ms(queue),
+        )
+        self.profiles[fit.flavor].start(run)
+        self.shares_of(fit.flavor).start(run)
+        self._claimed_s[fit.grant_id] = self.claimed_s(fit.grant_id) + fit.claim_s
+        self._count_array(None if job.array is None else job.array.id)
+        return run
+
+    def _count_array(self, array_id: JobId | None) -> None:
+        if array_id is not None:
+            self._of_array[array_id] = self.of_array(array_id) + 1
+
+    def hold(self, hold: Hold) -> None:
+        """A planned start stands from now on, and its victims end when it begins."""
+        profile = self.profiles[hold.flavor]
+        shares = self.shares_of(hold.flavor)
+        profile.hold(hold)
+        shares.holds[hold.job_id] = self.held[hold.job_id] = hold
+        for victim in hold.victims:
+            shares.ends_anew(profile.runs[victim])
+        self.version += 1
+
+    def release(self, job_id: JobId) -> Hold | None:
+        """A planned start stands no more, and its victims run on; None when there was none."""
+        hold = self.held.pop(job_id, None)
+        if hold is not None:
+            profile, shares = self.profiles[hold.flavor], self.shares_of(hold.flavor)
+            profile.release(job_id)
+            del shares.holds[job_id]
+            for victim in hold.victims:
+                shares.ends_anew(profile.runs[victim])
+            self.version += 1
+        return hold
+
+    def holds(self) -> list[Hold]:
+        """All planned starts that stand, by job."""
+        return [self.held[job_id] for job_id in sorted(self.held)]
+
+
+def _of_flavor(runs: Iterable[Run], flavor: str) -> list[Run]:
+    return [run for run in runs if run.flavor == flavor]
+
+
+def claim_s(request: Request) -> int:
+    """What a start claims of the grant, in device-seconds: GPUs x walltime."""
+    return request.gpus * request.walltime_s

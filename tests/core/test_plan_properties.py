@@ -1,0 +1,274 @@
+"""What holds in every cluster, whatever happens to it: a state machine over cycles, time, nodes and policies."""
+
+from __future__ import annotations
+
+import copy
+import sys
+from pathlib import Path
+
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
+
+from quota.policy import parse_policy
+from quota.tree import WHOLE
+from scheduler.fit import Bounds, World
+from scheduler.model import Admit, NodeState, Preempt, ReasonCode, Reserve, Wait
+from scheduler.plan import make_plan, plan_digest
+
+sys.path.insert(0, str(Path(__file__).parent))
+from cluster import Cluster
+
+QUEUES = ["a", "p/b", "p/c", "x"]
+GRACE = {"preemption": {"grace": "2m"}}
+
+
+def policy_of(a, b, c, limits, reservations):
+    tree = {
+        "a": {"nominal": a, **GRACE} | limits.get("a", {}),
+        "p": {
+            "nominal": b + c,
+            "children": {
+                "b": {"nominal": b, "preemption": {"grace": "5m"}} | limits.get("b", {}),
+                "c": {"nominal": c, **GRACE},
+            },
+        }
+        | limits.get("p", {}),
+        "x": {"nominal": 0, **GRACE},
+    }
+    ground = {"kind": "order", "body": "authorised body", "number": "7", "date": "2025-12-25"}
+    return parse_policy(
+        {
+            "policy": {
+                "version": "1",
+                "effective_from": "2026-01-01",
+                "grounds": [ground],
+                "tree": tree,
+                "routes": [{"queue": "a"}],
+                "aging": {"full_after": "2h"},
+                "start_reservations": reservations,
+            }
+        }
+    )
+
+
+LIMITS = st.sampled_from(
+    [
+        {},
+        {},
+        {"a": {"borrowing_limit": 2}},
+        {"p": {"lending_limit": 1}},
+        {"p": {"borrowing_limit": 0}, "b": {"lending_limit": 1}},
+    ]
+)
+
+
+def entries(plan, kind):
+    return [entry for entry in plan.entries if isinstance(entry, kind)]
+
+
+class Cycles(RuleBasedStateMachine):
+    """Nodes of 2 to 8 GPUs; jobs of every queue; the nominals never exceed the capacity by design."""
+
+    @initialize(data=st.data())
+    def begin(self, data):
+        sizes = data.draw(st.lists(st.sampled_from([2, 4, 8]), min_size=1, max_size=4))
+        self.total = sum(sizes)
+        self.draw_policy = lambda draw: policy_of(
+            draw(st.integers(0, self.total // 2)),
+            draw(st.integers(0, self.total // 4)),
+            draw(st.integers(0, self.total // 4)),
+            draw(LIMITS),
+            draw(st.sampled_from([0, 1, 3])),
+        )
+        self.cluster = Cluster(self.draw_policy(data.draw), sizes)
+        self.planned = {}
+        self.moves = True
+        self.noticed = {}
+
+    @rule(
+        gpus=st.integers(1, 10),
+        queue=st.sampled_from(QUEUES),
+        wall=st.sampled_from([3, 10, 45, 300]),
+        nodes=st.sampled_from([None, None, 1, 2]),
+        priority=st.sampled_from([0, 0, 1]),
+    )
+    def submit(self, gpus, queue, wall, nodes, priority):
+        gpus = min(gpus, self.total)
+        gpus = gpus + 1 if nodes == 2 and gpus % 2 else gpus
+        self.cluster.submit(gpus, queue, wall, nodes=nodes, priority=priority)
+
+    @rule(minutes=st.sampled_from([1, 2, 7, 60]))
+    def pass_time(self, minutes):
+        # Cycles come at least when the last plan said that the next one has to.
+        left_ms = minutes * 60_000
+        while left_ms:
+            next_ms = getattr(self, "last", None) and self.last.next_ms
+            if next_ms is not None and next_ms <= self.cluster.at_ms:
+                self.cycle()
+                next_ms = self.last.next_ms
+            step_ms = left_ms if next_ms is None else min(left_ms, next_ms - self.cluster.at_ms)
+            step_ms = max(60_000, step_ms - step_ms % 60_000)
+            self.cluster.advance(step_ms // 60_000)
+            left_ms -= step_ms
+
+    @precondition(lambda self: self.cluster.live)
+    @rule(data=st.data())
+    def finish_early(self, data):
+        self.cluster.finish(data.draw(st.sampled_from(sorted(self.cluster.live))))
+
+    @precondition(lambda self: self.cluster.pending)
+    @rule(data=st.data())
+    def cancel(self, data):
+        job_id = data.draw(st.sampled_from(sorted(self.cluster.pending)))
+        del self.cluster.pending[job_id]
+        self.noticed.pop(job_id, None)
+
+    @rule(
+        data=st.data(), state=st.sampled_from([NodeState.UP, NodeState.UP, NodeState.DOWN, NodeState.DRAINED])
+    )
+    def node(self, data, state):
+        name = data.draw(st.sampled_from(sorted(self.cluster.nodes)))
+        if self.cluster.nodes[name].state is not state:
+            self.cluster.set_node(name, state)
+            self.noticed.clear()
+            self.planned.clear()
+
+    @rule(data=st.data())
+    def enact(self, data):
+        self.cluster.policy = self.draw_policy(data.draw)
+        self.noticed.clear()
+        self.planned.clear()
+
+    @rule()
+    def cycle(self):
+        cluster = self.cluster
+        snapshot = cluster.snapshot()
+        before = copy.deepcopy(snapshot)
+        plan = make_plan(snapshot, cluster.policy)
+        assert snapshot == before
+        assert plan_digest(make_plan(before, cluster.policy)) == plan_digest(plan)
+        named = [entry.job_id for entry in entries(plan, Admit | Wait)]
+        assert sorted(named) == sorted(cluster.pending)
+        self.no_gpu_twice(snapshot, plan)
+        self.victims_are_borrowers_of_others(snapshot, plan)
+        self.every_victim_is_needed(plan)
+        self.reclaimers_start_on_what_was_freed(plan)
+        cluster.apply(plan)
+        again = make_plan(cluster.snapshot(), cluster.policy)
+        assert entries(again, Admit) == []
+        assert entries(again, Preempt) == []
+        self.last = plan
+
+    def no_gpu_twice(self, snapshot, plan):
+        held = [uuid for attempt in snapshot.live for slot in attempt.slots for uuid in slot.gpu_uuids]
+        for entry in entries(plan, Admit):
+            request = self.cluster.pending[entry.job_id].request
+            own = [uuid for slot in entry.slots for uuid in slot.gpu_uuids]
+            assert len(own) == request.gpus
+            assert request.nodes in {None, len(entry.slots)}
+            assert all(self.cluster.nodes[slot.node].state is NodeState.UP for slot in entry.slots)
+            held += own
+        assert len(held) == len(set(held))
+
+    def victims_are_borrowers_of_others(self, snapshot, plan):
+        shares = World(snapshot, Bounds(snapshot, self.cluster.policy)).shares.get(WHOLE)
+        for entry in entries(plan, Preempt):
+            victim = self.cluster.live[entry.attempt_id]
+            assert victim.reclaimed_by is None
+            assert victim.queue != self.cluster.pending[entry.for_job].queue
+            assert victim.id in shares.charged(victim.queue, snapshot.at_ms)[1]
+            assert entry.stop_ms >= snapshot.at_ms + victim.grace_s * 1_000
+
+    def every_victim_is_needed(self, plan):
+        """Were any one victim to run on, some planned start would miss its GPUs."""
+        victims = {entry.attempt_id for entry in entries(plan, Preempt)}
+        reserves = [entry for entry in entries(plan, Reserve) if entry.is_reclaim]
+        by_job = {entry.for_job for entry in entries(plan, Preempt)}
+        assert by_job <= {entry.job_id for entry in reserves}
+        for victim in victims:
+            nodes = {slot.node for slot in self.cluster.live[victim].slots}
+            assert any(node in nodes for entry in reserves for node, _ in entry.place)
+
+    def reclaimers_start_on_what_was_freed(self, plan):
+        """A job that got notices sent starts at the instant that it was told, unless the world changed."""
+        started = {entry.job_id: entry for entry in entries(plan, Admit)}
+        reserved = {entry.job_id: entry for entry in entries(plan, Reserve)}
+        for job_id, (start_ms, place) in list(self.noticed.items()):
+            if job_id in started:
+                found = started[job_id]
+                assert plan.at_ms <= start_ms
+                assert tuple((slot.node, len(slot.gpu_uuids)) for slot in found.slots) == place
+                del self.noticed[job_id]
+            else:
+                assert plan.at_ms < start_ms
+                assert (reserved[job_id].start_ms, reserved[job_id].place) == (start_ms, place)
+        for entry in reserved.values():
+            if entry.is_reclaim:
+                self.noticed.setdefault(entry.job_id, (entry.start_ms, entry.place))
+
+    @invariant()
+    def nobody_is_lost(self):
+        if hasattr(self, "cluster"):
+            assert not set(self.cluster.pending) & {a.job_id for a in self.cluster.live.values()}
+
+
+TestCycles = Cycles.TestCase
+TestCycles.settings = settings(stateful_step_count=30)
+
+
+def test_backfill_delays_no_planned_start(build):
+    """A flood of small jobs around a gang that waits: the gang starts when it was first told."""
+    policy = build.policy({"q": {"nominal": 16}})
+    cluster = Cluster(policy, [8, 8])
+    for wall in (30, 50):
+        cluster.submit(8, "q", wall)
+    cluster.cycle()
+    gang = cluster.submit(16, "q", 60)
+    told = None
+    while gang in cluster.pending:
+        for wall in (5, 20, 40):
+            cluster.submit(1, "q", wall)
+        plan = cluster.cycle()
+        start = next((e.start_ms for e in plan.entries if isinstance(e, Reserve) and e.job_id == gang), None)
+        told = told or start
+        assert start in {told, None}
+        cluster.advance(5)
+    assert cluster.live[f"{gang}-1"].admitted_ms == told
+
+
+def test_no_two_jobs_evict_each_other_in_turn(build):
+    """Two queues with more work than their nominal: after the first settling nobody is stopped any more."""
+    policy = build.policy(
+        {
+            "a": {"nominal": 8, "preemption": {"grace": "2m"}},
+            "b": {"nominal": 8, "preemption": {"grace": "2m"}},
+        }
+    )
+    cluster = Cluster(policy, [8, 8])
+    for _ in range(6):
+        cluster.submit(4, "a", 6_000)
+    cluster.cycle()
+    for _ in range(6):
+        cluster.submit(4, "b", 6_000)
+    for _ in range(200):
+        cluster.cycle()
+        cluster.advance(1)
+    notices = [entry for entry in cluster.log if entry[0] == "notice"]
+    assert len(notices) == 2
+    assert {entry[1] for entry in notices} == {3, 4}
+
+
+def test_a_guarantee_is_denied_no_longer_than_the_grace(build):
+    policy = build.policy({"a": {"nominal": 16}, "x": {"nominal": 0, "preemption": {"grace": "7m"}}})
+    cluster = Cluster(policy, [8, 8])
+    for _ in range(16):
+        cluster.submit(1, "x", 10_000)
+    cluster.cycle()
+    cluster.advance(1)
+    gang = cluster.submit(16, "a", 60)
+    plan = cluster.cycle()
+    assert {entry.reason for entry in entries(plan, Wait)} == {ReasonCode.RECLAIMING}
+    cluster.advance(7)
+    cluster.cycle()
+    assert f"{gang}-1" in cluster.live

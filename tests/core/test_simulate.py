@@ -1,0 +1,291 @@
+"""Replays: readers of traces, figures, baselines, and Kezek's own plan on tiny traces."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+
+import pytest
+
+from quota import ledger
+from scheduler.baselines import Baseline
+from scheduler.measures import Disruption, Ended, measure, percentile
+from scheduler.simulate import Replayer
+from scheduler.simulate_cli import replay_baseline, simulate_main
+from scheduler.traces import READERS, TraceError, TraceJob, read_csv, read_openb, read_swf
+
+HEAD = "job_id,submit_s,duration_s,gpus,tenant,sector,est_s"
+# One node of 8: a runs 100 s on 6; b wants all 8; c and d are small, c short and d long.
+TINY = f"""{HEAD}
+a,10,100,6,t1,s0,100
+b,11,50,8,t1,s0,60
+c,12,60,2,t2,s1,80
+d,13,300,2,t2,s1,300
+"""
+
+
+def job(name, submit_s, duration_s, gpus, tenant="t1", walltime_s=None):
+    return TraceJob(name, submit_s, duration_s, gpus, tenant, "", walltime_s or duration_s)
+
+
+def test_csv_is_moved_to_its_first_submission_and_sorted():
+    jobs = read_csv(TINY.splitlines())
+    assert jobs[0] == TraceJob("a", 0, 100, 6, "t1", "s0", 100)
+    assert [found.submit_s for found in jobs] == [0, 1, 2, 3]
+    assert read_csv([HEAD, ",5,7,1,,,"]) == [TraceJob("line-2", 0, 7, 1, "all", "", 7)]
+
+
+def test_swf_takes_what_was_asked_for_before_what_was_used():
+    lines = [
+        "; a comment",
+        "",
+        "1 100 5 60 4 -1 -1 8 120 -1 1 7 3 -1 1 -1 -1 -1",
+        "2 90 5 60 4 -1 -1 -1 -1 -1 1 7 3 -1 1 -1 -1 -1",
+        "3 90 5 60 -1 -1 -1 -1 -1 -1 1 7 3 -1 1 -1 -1 -1",
+    ]
+    assert read_swf(lines) == [
+        TraceJob("2", 0, 60, 4, "user-7", "group-3", 60),
+        TraceJob("1", 10, 60, 8, "user-7", "group-3", 120),
+    ]
+    with pytest.raises(TraceError, match="line 1 of the trace: has 2 fields"):
+        read_swf(["1 2"])
+
+
+def test_openb_leaves_out_pods_without_gpus_or_a_start():
+    head = "name,cpu_milli,memory_mib,num_gpu,gpu_milli,gpu_spec,qos,pod_phase,creation_time,deletion_time,scheduled_time"
+    lines = [
+        head,
+        "p0,1,1,1,460,,LS,Running,10,70,20",
+        "p1,1,1,0,0,,LS,Running,0,9,1",
+        "p2,1,1,1,1000,,,Pending,0,9,",
+    ]
+    assert read_openb(lines) == [TraceJob("p0", 0, 50, 1, "LS", "", 50)]
+    assert read_openb([head, ",1,1,2,1000,,,Running,0,9,1"])[0].tenant == "all"
+
+
+@pytest.mark.parametrize("figure", ["", "x", "inf", "nan"])
+def test_a_figure_that_is_none_is_told_with_its_line(figure):
+    with pytest.raises(TraceError, match='line 2 of the trace: "submit_s" is'):
+        read_csv([HEAD, f"a,{figure},1,1,t,s,1"])
+    assert set(READERS) == {"csv", "swf", "openb"}
+
+
+def test_too_long_a_trace_is_refused(monkeypatch):
+    monkeypatch.setattr("scheduler.traces.MAX_TRACE_JOBS", 3)
+    with pytest.raises(TraceError, match="more than 3 jobs"):
+        read_csv(TINY.splitlines())
+    assert len(read_csv(TINY.splitlines()[:4])) == 3
+
+
+def starts(kind, text=TINY):
+    jobs = read_csv(text.splitlines())
+    ended = replay_baseline(jobs, ["q"] * len(jobs), Baseline(kind, 1, 8))
+    by_gpus = {(found.submit_s, found.gpus): found.spans[0][0] for found in ended}
+    return [by_gpus[found.submit_s, found.gpus] for found in jobs]
+
+
+@pytest.mark.parametrize(
+    ("kind", "expected"),
+    [
+        ("fifo", [0, 100, 150, 150]),
+        ("easy", [0, 100, 2, 150]),
+        ("conservative", [0, 100, 2, 150]),
+        ("multifactor", [0, 100, 2, 150]),
+    ],
+)
+def test_baselines_start_when_their_rule_says(kind, expected):
+    assert starts(kind) == expected
+
+
+def test_multifactor_prefers_who_used_less():
+    text = f"""{HEAD}
+a,0,100,8,t1,s,100
+b,1,100,8,t1,s,100
+c,2,100,8,t2,s,100
+"""
+    assert starts("multifactor", text) == [0, 200, 100]
+    assert starts("easy", text) == [0, 100, 200]
+
+
+def test_easy_and_conservative_differ_in_who_holds_a_start():
+    # b holds 100; c would hold 160 only under conservative, which d (2 GPUs, 200 s) must not move.
+    text = f"""{HEAD}
+a,0,100,6,t,s,100
+b,1,60,6,t,s,60
+c,2,60,8,t,s,60
+d,3,200,2,t,s,200
+"""
+    assert starts("easy", text) == [0, 100, 203, 3]
+    assert starts("conservative", text) == [0, 100, 160, 220]
+
+
+def test_every_figure_is_what_it_says():
+    jobs = [
+        Ended("q", "t1", 4, 0, 110, 100, ((10, 110),)),
+        Ended("q", "t2", 4, 50, 255, 5, ((250, 255),)),
+    ]
+    found = measure(jobs, 8, Disruption(2, 1, 30, 4))
+    assert found["jobs"] == 2
+    assert found["makespan_s"] == 255
+    assert found["wait_s"] == {"mean": 105.0, "p50": 105.0, "p95": 190.5, "p99": 198.1, "max": 200}
+    assert found["bounded_slowdown"]["mean"] == pytest.approx((1.1 + 20.5) / 2)
+    assert found["gpu_utilization_ratio"] == pytest.approx(4 * 40 / (8 * 50))
+    x, y = 1 / 1.1, 1 / 20.5
+    assert found["jain_index"] == pytest.approx((x + y) ** 2 / (2 * (x * x + y * y)), abs=1e-6)
+    assert [
+        found[key]
+        for key in ("preemptions", "useless_preemptions", "lost_gpu_seconds", "guarantee_violation_s")
+    ] == [2, 1, 30, 4]
+    assert found["by_queue"]["q"]["gpu_seconds"] == 420
+    nothing = measure([], 8, Disruption())
+    assert (nothing["jobs"], nothing["jain_index"], nothing["gpu_utilization_ratio"]) == (0, 1.0, 0.0)
+    assert percentile([1.0, 2.0], 0.5) == 1.5
+
+
+def lending(build, grace="1m"):
+    return build.policy(
+        {
+            "a": {"nominal": 8, "preemption": {"grace": grace}},
+            "b": {"nominal": 8, "preemption": {"grace": grace}},
+        }
+    )
+
+
+def test_a_borrower_gives_way_runs_again_and_the_books_balance(build):
+    jobs = [job("1", 0, 7_200, 8), job("2", 0, 3_600, 8), job("3", 600, 60, 8)]
+    told = []
+    replay = Replayer(jobs, ["a", "a", "b"], lending(build), nodes=2, gpus_per_node=8).run(told.append)
+    by_start = {(found.queue, found.run_s): found for found in replay.ended}
+    assert by_start["b", 60].spans == ((660.0, 720.0),)
+    assert by_start["a", 3_600].spans == ((0.0, 660.0), (720.0, 4_320.0))
+    assert replay.disruption == Disruption(1, 0, 8 * 660, 0)
+    assert ledger.check(replay.balance)
+    assert (replay.balance.pending_s, replay.balance.used_s) == (0, 8 * (7_200 + 3_600 + 660 + 60))
+    assert told[-1] == 3
+
+
+def test_no_decision_before_the_ends_looks_at_a_run_time(build):
+    """Run times are exchanged among jobs; until the first end nothing starts elsewhere or at another time."""
+    jobs = [
+        job(str(number), 30 * number, 1_000 + 50 * number, 1 + number % 5, walltime_s=4_000)
+        for number in range(12)
+    ]
+    runs = [found.duration_s for found in reversed(jobs)]
+    other = [replace(found, duration_s=run) for found, run in zip(jobs, runs, strict=True)]
+    first_end_s = min(runs)
+
+    def decided(trace):
+        found = Replayer(trace, ["a"] * 12, lending(build), nodes=2, gpus_per_node=8).run()
+        begins = [(ended.submit_s, ended.spans[0][0]) for ended in found.ended]
+        return sorted(begin for begin in begins if begin[1] < first_end_s)
+
+    assert decided(jobs) == decided(other)
+    assert len(decided(jobs)) > 3
+
+
+@pytest.fixture
+def tiny(tmp_path):
+    (tmp_path / "tiny.csv").write_text(TINY, encoding="utf-8")
+    return str(tmp_path / "tiny.csv")
+
+
+KEYS = "jobs makespan_s gpu_utilization_ratio wait_s bounded_slowdown preemptions useless_preemptions lost_gpu_seconds guarantee_violation_s jain_index by_queue"
+
+
+def test_the_command_prints_the_same_bytes_for_the_same_input(tiny, capsys):
+    for scheduler in ("kezek", "fifo", "easy", "conservative", "multifactor"):
+        argv = ["--trace", tiny, "--nodes", "1", "--scheduler", scheduler, "--json"]
+        assert simulate_main(argv) == 0
+        first = capsys.readouterr().out
+        assert simulate_main(argv) == 0
+        assert capsys.readouterr().out == first
+        assert set(json.loads(first)) == set(KEYS.split())
+        assert json.loads(first)["jobs"] == 4
+
+
+POLICY = """policy:
+  version: "{version}"
+  effective_from: 2026-01-01
+  grounds: [{{kind: order, body: b, number: "1", date: 2026-01-01}}]
+  tree: {{one: {{nominal: {share}}}, two: {{}}}}
+  routes: [{{queue: one}}]
+"""
+
+
+def test_two_policies_side_by_side_with_a_map(tiny, tmp_path, capsys):
+    paths = [tmp_path / "p1.yaml", tmp_path / "p2.yaml"]
+    for path, share in zip(paths, ("75%", "25%"), strict=True):
+        path.write_text(POLICY.format(version=path.stem, share=share), encoding="utf-8")
+    routes = tmp_path / "map.yaml"
+    routes.write_text("tenants: {t1: one}\nsectors: {s1: two}\n", encoding="utf-8")
+    argv = [
+        "--trace",
+        tiny,
+        "--nodes",
+        "1",
+        "--map",
+        str(routes),
+        "--policy",
+        str(paths[0]),
+        "--policy",
+        str(paths[1]),
+    ]
+    assert simulate_main([*argv, "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert [found[str(path)]["by_queue"].keys() for path in paths] == [{"one", "two"}] * 2
+    assert simulate_main(["--trace", tiny, "--nodes", "1", "--policy", str(paths[0])]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0] == "simulated"
+    assert "by_queue.t1.jobs 2" in lines
+
+
+@pytest.mark.parametrize(
+    ("routes", "why"),
+    [
+        ("tenants: {t1: gone}\ndefault: one", "gone is no queue of policy 1"),
+        ("tenants: {t1: one}", "no queue for tenant t2"),
+        ("colours: {}", "must be a mapping with the keys"),
+    ],
+)
+def test_a_map_that_cannot_be_is_refused(tiny, tmp_path, capsys, routes, why):
+    (tmp_path / "p.yaml").write_text(POLICY.format(version="1", share="50%"), encoding="utf-8")
+    (tmp_path / "map.yaml").write_text(routes, encoding="utf-8")
+    argv = [
+        "--trace",
+        tiny,
+        "--nodes",
+        "1",
+        "--policy",
+        str(tmp_path / "p.yaml"),
+        "--map",
+        str(tmp_path / "map.yaml"),
+    ]
+    assert simulate_main(argv) == 2
+    assert why in capsys.readouterr().err
+
+
+def test_what_cannot_be_replayed_says_what_to_change(tiny, tmp_path, capsys):
+    for argv, why in [
+        (["--trace", tiny, "--nodes", "0"], "must be 1 or more"),
+        (["--trace", tiny, "--nodes", "1", "--gpus-per-node", "4"], "add --nodes"),
+        (["--trace", str(tmp_path / "none"), "--nodes", "1"], "No such file"),
+        (["--trace", tiny, "--nodes", "1", "--map", tiny], "give --policy too"),
+    ]:
+        assert simulate_main(argv) == 2
+        assert why in capsys.readouterr().err
+    (tmp_path / "p.yaml").write_text(
+        POLICY.format(version="1", share="50%, borrowing_limit: 0"), encoding="utf-8"
+    )
+    (tmp_path / "map.yaml").write_text("default: one", encoding="utf-8")
+    argv = [
+        "--trace",
+        tiny,
+        "--nodes",
+        "1",
+        "--policy",
+        str(tmp_path / "p.yaml"),
+        "--map",
+        str(tmp_path / "map.yaml"),
+    ]
+    assert simulate_main(argv) == 2
+    assert "2 jobs can never start under this policy" in capsys.readouterr().err

@@ -1,0 +1,254 @@
+"""Turns of a cycle beyond the worked cases: every reason, planned starts that stand, windows, several flavors."""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from quota.fairshare import UsageBook, entry_charge, faded
+from scheduler.facts import AbsenceProven, Admitted, GraceEnded, JobView, LaunchCommitted
+from scheduler.lifecycle import step
+from scheduler.model import (
+    Admit,
+    Array,
+    JobId,
+    JobState,
+    NodeState,
+    Preempt,
+    ReasonCode,
+    Reservation,
+    Reserve,
+    ShareClass,
+    Wait,
+    Window,
+    WindowKind,
+)
+from scheduler.plan import make_plan, plan_to_json
+
+sys.path.insert(0, str(Path(__file__).parent))
+from cluster import Cluster
+
+MINUTE_MS = 60_000
+
+
+def kinds(plan, kind):
+    return [entry for entry in plan.entries if isinstance(entry, kind)]
+
+
+def reasons(plan):
+    return {entry.job_id: (entry.reason, dict(entry.numbers)) for entry in kinds(plan, Wait)}
+
+
+KEPT_BACK = [
+    ({"is_suspended": True}, ReasonCode.PROJECT_SUSPENDED, {}),
+    ({"is_held": True}, ReasonCode.HELD, {}),
+    ({"is_paused": True}, ReasonCode.PAUSED, {}),
+    ({"waits_for": JobId(7)}, ReasonCode.DEPENDENCY, {"job": 7}),
+    ({"begin_ms": 5}, ReasonCode.BEGIN_TIME, {"start_ms": 5}),
+    ({"array": Array(JobId(3), 1)}, ReasonCode.ARRAY_CAP, {"array": 3, "limit": 1}),
+    ({"back_off_until_ms": 5}, ReasonCode.BACKOFF, {"until_ms": 5, "attempts": 0}),
+]
+
+
+@pytest.mark.parametrize(("rest", "reason", "numbers"), KEPT_BACK)
+def test_what_someone_keeps_back_says_who(build, rest, reason, numbers):
+    moved = {
+        key: value + build.now_ms if key in {"begin_ms", "back_off_until_ms"} else value
+        for key, value in rest.items()
+    }
+    numbers = {key: value + build.now_ms if key.endswith("_ms") else value for key, value in numbers.items()}
+    live = [build.live(9, "n0:0", array_id=JobId(3))]
+    plan = make_plan(build.snapshot(pending=[build.job(1, **moved)], live=live), build.policy())
+    assert reasons(plan) == {1: (reason, numbers)}
+
+
+def test_an_array_starts_no_more_than_its_cap_in_one_cycle(build):
+    jobs = [build.job(number, array=Array(JobId(1), 2)) for number in range(1, 5)]
+    plan = make_plan(build.snapshot(pending=jobs), build.policy())
+    assert [entry.job_id for entry in kinds(plan, Admit)] == [1, 2]
+    assert {reason for reason, _ in reasons(plan).values()} == {ReasonCode.ARRAY_CAP}
+
+
+def window(build, kind, *, nodes="n0", begin=60, end=120, projects=()):
+    return Window(
+        "w1",
+        kind,
+        frozenset(nodes.split()),
+        build.now_ms + begin * MINUTE_MS,
+        build.now_ms + end * MINUTE_MS,
+        frozenset(projects),
+    )
+
+
+def test_an_advance_reservation_is_for_its_projects(build):
+    job = build.job(1, 8, wall_s=7_200)
+    shut = window(build, WindowKind.RESERVATION)
+    plan = make_plan(build.snapshot(pending=[job], windows=(shut,)), build.policy())
+    assert reasons(plan)[1] == (
+        ReasonCode.RESERVED_FOR,
+        {"job": "w1", "window": "w1", "start_ms": shut.from_ms},
+    )
+    (reserve,) = kinds(plan, Reserve)
+    assert reserve.start_ms == shut.to_ms
+    own = replace(shut, projects=frozenset({build.project}))
+    assert kinds(make_plan(build.snapshot(pending=[job], windows=(own,)), build.policy()), Admit)
+    other = window(build, WindowKind.MAINTENANCE, nodes="n1")
+    nodes = build.nodes(8, 8)
+    (start,) = kinds(make_plan(build.snapshot(nodes, [job], windows=(other,)), build.policy()), Admit)
+    assert start.slots[0].node == "n0"
+
+
+def test_the_first_planned_start_that_shuts_a_job_out_is_named(build):
+    live = [
+        build.live(8, "n0:0 n0:1 n0:2 n0:3", wall_s=3_660),
+        build.live(9, "n1:0 n1:1 n1:2 n1:3", wall_s=7_260),
+    ]
+    jobs = [build.job(1, 8, nodes=1), build.job(2, 8, nodes=1), build.job(3, 4, wall_s=90_000)]
+    plan = make_plan(build.snapshot(build.nodes(8, 8), jobs, live), build.policy(start_reservations=2))
+    assert [(entry.job_id, entry.place) for entry in kinds(plan, Reserve)] == [
+        (1, (("n0", 8),)),
+        (2, (("n0", 8),)),
+    ]
+    assert [entry.job_id for entry in kinds(plan, Admit)] == [3]
+    nodes = build.nodes(8)
+    plan = make_plan(build.snapshot(nodes, jobs, live[:1]), build.policy(start_reservations=2))
+    assert reasons(plan)[3] == (
+        ReasonCode.RESERVED_FOR,
+        {"job": 1, "start_ms": build.now_ms + 3_600_000},
+    )
+
+
+def test_a_job_that_takes_two_flavors_plans_the_earlier_start(build):
+    nodes = (build.node("a", 2, "h100"), build.node("b", 2))
+    live = [build.live(8, "a:0", wall_s=7_200), build.live(9, "b:0", wall_s=3_600)]
+    grants = [build.grant(1), build.grant(2, flavor="h100")]
+    job = build.job(1, 2, flavors=("h100", "h200", "gb300"))
+    plan = make_plan(build.snapshot(nodes, [job], live, grants), build.policy())
+    (reserve,) = kinds(plan, Reserve)
+    assert (reserve.flavor, reserve.place) == ("h200", (("b", 2),))
+
+
+def test_a_start_planned_on_a_lost_node_is_planned_anew(build):
+    kept = Reservation(
+        JobId(1), build.now_ms + MINUTE_MS, (("gone", 8),), "h200", ShareClass.ENTITLED, 0, is_reclaim=True
+    )
+    live = [build.live(9, "n0:0", wall_s=3_660)]
+    snapshot = build.snapshot(pending=[build.job(1, 8)], live=live, reservations=(kept,))
+    (reserve,) = kinds(make_plan(snapshot, build.policy()), Reserve)
+    assert (reserve.start_ms, reserve.place) == (build.now_ms + 3_600_000, (("n0", 8),))
+    assert not reserve.is_reclaim
+
+
+def test_gpus_that_come_back_late_are_waited_for_on_the_same_nodes(build):
+    kept = Reservation(JobId(1), build.now_ms, (("n0", 8),), "h200", ShareClass.ENTITLED, 0, is_reclaim=True)
+    late = build.live(9, "n0:0", "x", reclaimed_by=JobId(1), stop_ms=build.now_ms, is_stopping=True)
+    policy = build.policy({"q": {"nominal": 8}, "x": {"nominal": 0}})
+    snapshot = build.snapshot(pending=[build.job(1, 8), build.job(2, 4)], live=[late], reservations=(kept,))
+    plan = make_plan(snapshot, policy)
+    assert kinds(plan, Admit) == []
+    assert reasons(plan)[1] == (
+        ReasonCode.RECLAIMING,
+        {"gpus": 8, "until_ms": build.now_ms + MINUTE_MS},
+    )
+    assert reasons(plan)[2][0] is ReasonCode.RESERVED_FOR
+    again = make_plan(replace(snapshot, live=()), policy)
+    assert [entry.job_id for entry in kinds(again, Admit)] == [1]
+
+
+def test_notices_are_entries_of_the_plan(build):
+    policy = build.policy({"q": {"nominal": 8}, "x": {"nominal": 0}})
+    live = [build.live(9, "n0:0", "x", wall_s=90_000, grace_s=120)]
+    plan = make_plan(build.snapshot(pending=[build.job(1, 8)], live=live), policy)
+    stop_ms = build.now_ms + 120_000
+    assert kinds(plan, Preempt) == [Preempt("9-1", JobId(1), stop_ms)]
+    assert plan_to_json(plan)["entries"][-1] == {
+        "kind": "preempt",
+        "attempt_id": "9-1",
+        "for_job": 1,
+        "stop_ms": stop_ms,
+    }
+    assert plan.next_ms == stop_ms
+
+
+def test_what_an_operator_protects_is_no_victim(build):
+    policy = build.policy({"q": {"nominal": 8}, "x": {"nominal": 0}})
+    live = [build.live(9, "n0:0", "x", wall_s=90_000, is_protected=True)]
+    plan = make_plan(build.snapshot(pending=[build.job(1, 8)], live=live), policy)
+    assert kinds(plan, Preempt) == []
+
+
+def test_two_reclaimers_share_what_the_second_freed(build):
+    """The first takes 2 of a borrower's 4; the second needs all 8 of a node: its victim serves the first too."""
+    policy = build.policy({"a": {"nominal": 8}, "b": {"nominal": 8}, "x": {"nominal": 0}})
+    live = [
+        build.live(8, "n0:0 n0:1 n0:2 n0:3 n0:4 n0:5 n0:6 n0:7", "x", wall_s=90_000, ran_s=50),
+        build.live(9, "n1:0 n1:1 n1:2 n1:3 n1:4 n1:5 n1:6 n1:7", "x", wall_s=90_000, ran_s=60),
+    ]
+    jobs = [build.job(1, 2, "a"), build.job(2, 6, "b", nodes=1)]
+    plan = make_plan(build.snapshot(build.nodes(8, 8), jobs, live), policy)
+    assert [entry.attempt_id for entry in kinds(plan, Preempt)] == ["8-1"]
+    assert {entry.job_id for entry in kinds(plan, Reserve)} == {1, 2}
+
+
+def test_fill_back_over_all_victims_spares_whom_a_later_reclaim_made_needless(build):
+    policy = build.policy({"a": {"nominal": 2}, "b": {"nominal": 8}, "x": {"nominal": 0}})
+    live = [
+        build.live(8, "n0:0 n0:1", "x", wall_s=90_000, ran_s=10),
+        build.live(9, "n1:0 n1:1 n1:2 n1:3 n1:4 n1:5 n1:6 n1:7", "x", wall_s=90_000, ran_s=900),
+        build.live(7, "n0:2 n0:3 n0:4 n0:5 n0:6 n0:7", "a", wall_s=90_000, is_protected=True),
+    ]
+    jobs = [build.job(1, 2, "a"), build.job(2, 6, "b", nodes=1)]
+    plan = make_plan(build.snapshot(build.nodes(8, 8), jobs, live), policy)
+    assert [(entry.attempt_id, entry.for_job) for entry in kinds(plan, Preempt)] == [("9-1", 2)]
+    places = {entry.job_id: entry.place for entry in kinds(plan, Reserve)}
+    assert places == {1: (("n1", 2),), 2: (("n1", 6),)}
+
+
+def test_a_gang_of_the_whole_nominal_lands_under_a_flood_of_small_jobs(build):
+    policy = build.policy(
+        {"q": {"nominal": 16}, "r": {"nominal": 0}}, aging={"full_after": "2h"}, start_reservations=0
+    )
+    cluster = Cluster(policy, [8, 8])
+    for number in range(16):
+        cluster.submit(1, "q", 5 + 5 * (number % 6))
+    cluster.cycle()
+    gang = cluster.submit(16, "q", 60)
+    for _ in range(60):
+        for _ in range(4):
+            cluster.submit(1, "q", 30)
+        cluster.cycle()
+        cluster.advance(5)
+        if gang not in cluster.pending:
+            break
+    # aged after 120 minutes, then the longest walltime of what runs, and a cycle
+    waited_ms = cluster.live[f"{gang}-1"].admitted_ms - 10**12
+    assert 120 * MINUTE_MS <= waited_ms <= (120 + 30 + 5) * MINUTE_MS
+
+
+def test_drained_nodes_neither_count_nor_hold_up(build):
+    nodes = (build.node("n0", state=NodeState.DRAINED), build.node("n1"))
+    live = [build.live(9, "n0:0 n0:1 n0:2 n0:3 n0:4 n0:5 n0:6 n0:7", wall_s=90_000)]
+    plan = make_plan(build.snapshot(nodes, [build.job(1, 8)], live), build.policy())
+    assert [entry.share_class for entry in kinds(plan, Admit)] == ["entitled"]
+
+
+def test_an_attempt_that_gave_way_waits_again_with_its_place():
+    view = JobView(JobId(1), JobState.PENDING)
+    for fact in (Admitted("1-1", 4, 60, ("n0",), 0), LaunchCommitted("1-1", 0), GraceEnded("1-1", 10_000)):
+        view = step(view, fact).job
+    assert view.state is JobState.COMPLETING
+    assert step(view, GraceEnded("1-1", 11_000)).ignored == "already_stopping"
+    outcome = step(view, AbsenceProven("1-1", 12_000))
+    assert outcome.job.state is JobState.PENDING
+    assert outcome.effects[0].used_s == 40
+
+
+def test_use_fades_by_half_and_entries_count_until_the_next_sample():
+    assert faded(1_000, 60, 60) == 500
+    assert entry_charge(4, 3_600) == 14_400_000
+    book = UsageBook({"a": 1_000}).admitted("a", 1, 60).admitted("b", 2, 60)
+    assert book.usage() == {"a": 61_000, "b": 120_000}
+    assert book.sample({"a": 5}, 60, 60).usage() == {"a": 505}
