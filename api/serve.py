@@ -131,11 +131,12 @@ def schedule(engine: Engine, settings: Settings, database_url: str, head_file: P
     sealer = threading.Thread(target=_seal, args=(engine, head_file, ending.wait), name="sealer")
     sealer.start()
     sampler = Sampler(engine, lambda: _addresses(settings.exporters), clock.now)
-    every_s = settings.sample_every_s
-    sampling = threading.Thread(target=sampler.run, args=(ending, every_s), name="sampler")
+    sampling = threading.Thread(
+        target=sampler.run, args=(ending, settings.telemetry_interval_s), name="sampler"
+    )
     sampling.start()
     idle = IdleWatch(engine, clock.now, uuid.uuid4().hex)
-    watching = threading.Thread(target=idle.run, args=(ending, every_s), name="idle")
+    watching = threading.Thread(target=idle.run, args=(ending, settings.telemetry_interval_s), name="idle")
     watching.start()
     try:
         service.run()

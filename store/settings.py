@@ -45,11 +45,11 @@ class Settings(BaseSettings):
         default="",
         description="Base addresses of the node exporters, by commas; empty: no telemetry is kept.",
     )
-    sample_every_s: int = Field(
+    telemetry_interval_s: float = Field(
         default=30,
         ge=1,
         le=30,
-        description="Pause between two readings of the exporters, and between two looks at idle jobs.",
+        description="Pause between two readings of the exporters for jobs' telemetry.",
     )
     log_level: str = Field(default="INFO", description="Level of the processes' own logs.")
 
