@@ -165,11 +165,12 @@ def schedule(engine: Engine, settings: Settings, database_url: str, head_file: P
     sealer = threading.Thread(target=_seal, args=(engine, head_file, ending.wait), name="sealer")
     sealer.start()
     sampler = Sampler(engine, lambda: expand(settings.exporters), clock.now, settings.exporter_token)
-    every_s = settings.telemetry_interval_s
-    sampling = threading.Thread(target=sampler.run, args=(ending, every_s), name="sampler")
+    sampling = threading.Thread(
+        target=sampler.run, args=(ending, settings.telemetry_interval_s), name="sampler"
+    )
     sampling.start()
     idle = IdleWatch(engine, clock.now, uuid.uuid4().hex)
-    watching = threading.Thread(target=idle.run, args=(ending, every_s), name="idle")
+    watching = threading.Thread(target=idle.run, args=(ending, settings.telemetry_interval_s), name="idle")
     watching.start()
     try:
         service.run()

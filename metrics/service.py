@@ -90,7 +90,7 @@ def use_by(
     since: datetime,
     until: datetime,
     *,
-    visible: ColumnElement[bool] | None = None,
+    visible: ColumnElement[bool],
 ) -> tuple[Use, ...]:
     """Use by attempts that ended in a period, by name.
 
@@ -101,14 +101,15 @@ def use_by(
         dimension: By what.
         since: First moment of the period.
         until: First moment after it.
-        visible: Which projects, from ``tenants.authz.visible_to`` of ``JobRow.project_id``; None for all.
+        visible: Which projects, from ``tenants.authz.visible_to`` of ``JobRow.project_id``.
     """
     statement = (
         ended_attempts(_name(dimension), since, until)
         .join(ProjectRow, ProjectRow.id == JobRow.project_id)
         .join(OrganisationRow, OrganisationRow.id == ProjectRow.organisation_id)
+        .where(visible)
     )
-    return grouped(session, statement if visible is None else statement.where(visible))
+    return grouped(session, statement)
 
 
 Attempts = Select[str, dict[str, object], float, int | None, bool]

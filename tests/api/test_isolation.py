@@ -96,6 +96,19 @@ ROUTES: dict[str, tuple[str, str, Any, frozenset[str], int, int]] = {
     "awardGrant": ("POST", "/v1/grants", GRANT, frozenset({"operator"}), 403, 403),
     "enactPolicy": ("POST", "/v1/policies", NEXT_POLICY, frozenset({"operator"}), 403, 403),
     "createUser": ("POST", "/v1/users", {"name": "somebody"}, frozenset({"operator"}), 403, 403),
+    "listJobNotices": ("GET", "/v1/jobs/{job}/notices", None, MEMBERS | OVERSEERS | {"operator"}, 0, 404),
+    "listNotices": (
+        "GET",
+        "/v1/notices?project=uni-project",
+        None,
+        MEMBERS | OVERSEERS | {"operator"},
+        0,
+        404,
+    ),
+    "setIdlePolicy": ("PUT", "/v1/idle-policy", {}, frozenset({"operator"}), 403, 403),
+    "getIdlePolicy": ("GET", "/v1/idle-policy", None, ALL - {"nobody"}, 0, 0),
+    "listIdleJobs": ("GET", "/v1/idle-jobs", None, ALL - {"nobody"}, 0, 0),
+    "getUse": ("GET", "/v1/telemetry/use", None, ALL - {"nobody"}, 0, 0),
     "listPolicies": ("GET", "/v1/policies", None, ALL - {"nobody"}, 0, 0),
     "getPolicyInForce": ("GET", "/v1/policies/in-force", None, ALL - {"nobody"}, 0, 0),
     "getCluster": ("GET", "/v1/cluster", None, ALL - {"nobody"}, 0, 0),
@@ -132,7 +145,19 @@ def test_every_role_on_every_route(world: World, places: dict[str, Any], who: st
 @pytest.mark.usefixtures("places")
 @pytest.mark.parametrize("who", sorted(STRANGERS))
 def test_lists_hold_nothing_of_others(world: World, who: str) -> None:
-    for path in ("organisations", "projects", "users", "tokens", "jobs", "grants", "products", "quota", "me"):
+    for path in (
+        "organisations",
+        "projects",
+        "users",
+        "tokens",
+        "jobs",
+        "grants",
+        "products",
+        "quota",
+        "me",
+        "notices",
+        "idle-jobs",
+    ):
         text = world.call(who, "GET", f"/v1/{path}").text
         assert "uni" not in text.replace("unit", ""), path
 

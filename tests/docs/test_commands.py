@@ -28,6 +28,10 @@ def server(*arguments: str, **env: str) -> subprocess.CompletedProcess[str]:
     ("arguments", "env", "code", "said"),
     [
         (("policy", "check", "nope.yaml"), {}, 1, "nope.yaml"),
+        (("idle-policy", "check", "nope.yaml"), {}, 1, "nope.yaml"),
+        (("idle-policy", "check", "examples/policy.yaml"), {}, 1, "document.policy: unknown key"),
+        (("idle-policy", "set"), {}, 2, "needs a file"),
+        (("idle-policy", "show", "nope.yaml"), {}, 2, "takes no file"),
         (("audit", "verify"), {"KEZEK_STATE_DIR": "/nonexistent"}, 1, "set KEZEK_DATABASE_URL"),
         (("audit", "verify"), {"KEZEK_DATABASE_URL": "mysql://x"}, 1, "'mysql'"),
         (("migrate",), {"KEZEK_DATABASE_URL": NOWHERE}, 1, "cannot be reached"),

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from sqlalchemy import create_engine, select, update
+from sqlalchemy import create_engine, select, true, update
 from sqlalchemy.orm import Session
 
 from metrics.efficiency import BINS, EMPTY, Fold
@@ -299,14 +299,18 @@ def test_use_by_each_dimension(
             (Dimension.CATEGORY, "startup"),
             (Dimension.PROJECT, "p1"),
         ):
-            (use,) = use_by(session, dimension, rows.NOW, rows.NOW + day)
+            (use,) = use_by(session, dimension, rows.NOW, rows.NOW + day, visible=true())
             assert (use.name, use.attempts, use.charged_s) == (name, 1, 120)
             assert use.summary.held_s == 120
             assert use.summary.useful_s == 30
             assert use.summary.coverage_ratio == 0.5
-        assert use_by(session, Dimension.SECTOR, rows.NOW + day, rows.NOW + 2 * day) == ()
-        assert use_by(session, Dimension.SECTOR, clock.at, clock.at + day) != (), "the first moment is in it"
-        assert use_by(session, Dimension.SECTOR, rows.NOW, clock.at) == (), "the moment after it is not"
+        assert use_by(session, Dimension.SECTOR, rows.NOW + day, rows.NOW + 2 * day, visible=true()) == ()
+        assert use_by(session, Dimension.SECTOR, clock.at, clock.at + day, visible=true()) != (), (
+            "the first moment is in it"
+        )
+        assert use_by(session, Dimension.SECTOR, rows.NOW, clock.at, visible=true()) == (), (
+            "the moment after it is not"
+        )
 
 
 def test_page_of_the_real_exporter(once: Any, make_driver: Any) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -357,6 +358,11 @@ def test_a_document_says_the_policy() -> None:
 def test_a_bad_document_is_refused_with_its_place(text: str, said: str) -> None:
     with pytest.raises(PolicyError, match=said.replace("(", r"\(")):
         idle_policy.load_text(text)
+
+
+def test_the_example_says_the_defaults_in_earnest() -> None:
+    text = (Path(__file__).parents[2] / "examples" / "idle-policy.yaml").read_text("utf-8")
+    assert idle_policy.load_text(text) == EARNEST
 
 
 def test_the_longest_time_is_accepted() -> None:
