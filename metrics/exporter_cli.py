@@ -21,6 +21,7 @@ from prometheus_client.exposition import generate_latest
 from metrics.exporter import Exporter, GpuCollector, NodeSpec, collection_limit_s
 from metrics.exporter_http import ExporterServer, loopback_address
 from metrics.nvml import MAX_GPUS_PER_NODE, GpuSource, open_source
+from metrics.podresources import lister
 from metrics.simulated import Holders, SimulatedGpu, SimulatedSource, simulated_uuid, utc_now
 from metrics.simulated_file import HoldersFile, SimulatedNode, SimulationFileError, read_simulation
 
@@ -73,6 +74,12 @@ def _parser() -> argparse.ArgumentParser:
         help=f"GPUs the node must have; with --simulated, to make up (default {_DEFAULT_SIMULATED_GPUS})",
     )
     parser.add_argument(
+        "--pod-resources",
+        type=Path,
+        metavar="SOCKET",
+        help="the kubelet's socket (/var/lib/kubelet/pod-resources/kubelet.sock): tells which pod holds which GPU",
+    )
+    parser.add_argument(
         "--listen",
         default="127.0.0.1:0",
         metavar="HOST:PORT",
@@ -106,9 +113,12 @@ def _nodes(options: argparse.Namespace) -> tuple[NodeSpec, ...]:
             )
         holders = HoldersFile(nodes_file)
         return tuple(_simulated(node, holders) for node in read_simulation(nodes_file).nodes)
+    if options.simulated and options.pod_resources is not None:
+        raise ValueError("--pod-resources is of real GPUs: no pod holds a simulated one")
     name: str = options.node
     if not options.simulated:
-        return (NodeSpec(name, open_source, options.gpus),)
+        pods = None if options.pod_resources is None else lister(options.pod_resources)
+        return (NodeSpec(name, open_source, options.gpus, pods),)
     count: int = options.gpus or _DEFAULT_SIMULATED_GPUS
     gpus = tuple(SimulatedGpu(simulated_uuid(name, index)) for index in range(count))
     return (_simulated(SimulatedNode(name, gpus), dict),)

@@ -486,9 +486,12 @@ def test_processes_are_told_by_attempt(make_driver: Any, serve: Any, rank: Any) 
     assert scrape.value("kezek_gpu_unattributed_processes", uuid=GPU(1)) == 0
 
 
-def test_documented_metrics_are_those_exposed(make_driver: Any, serve: Any, rank: Any) -> None:
+def test_documented_metrics_are_those_exposed(
+    make_driver: Any, serve: Any, rank: Any, kubelet_socket: Path
+) -> None:
     process = f"gpu 0 proc {rank(KEZEK_ATTEMPT='17-1')} 1000"
-    served = serve("--node", "n1", driver=make_driver("count 2", process, *FULL_GPU, *SPLIT_GPU))
+    kubelet = ("--pod-resources", str(kubelet_socket))
+    served = serve("--node", "n1", *kubelet, driver=make_driver("count 2", process, *FULL_GPU, *SPLIT_GPU))
     until(
         lambda: {"kezek_gpu_xid_errors_total", "kezek_mig_utilization_ratio"} <= set(served.scrape().samples)
     )
