@@ -94,11 +94,16 @@ class ApiServer(uvicorn.Server):
 
 def serve(engine: Engine, settings: Settings) -> int:
     """Serve the HTTP API until SIGTERM; return the exit code."""
-    disable_created_metrics()  # type: ignore[no-untyped-call] # a series beside each counter and histogram that no query needs
+    # A series beside each counter and histogram that no query needs:
+    disable_created_metrics()  # type: ignore[no-untyped-call]
     registry = CollectorRegistry()
     agents = _Agents(settings, CallFigures(registry))
-    collectors = (ControlPlane(engine), Allocated(engine, clock.now), registry)
-    app = create_app(engine, agents.current, collectors=collectors)
+    app = create_app(
+        engine,
+        agents.current,
+        collectors=[ControlPlane(engine), registry],
+        project_collectors=[Allocated(engine, clock.now)],
+    )
     ApiServer(
         uvicorn.Config(
             app,
