@@ -103,7 +103,8 @@ class ApiServer(uvicorn.Server):
 
 def serve(engine: Engine, settings: Settings) -> int:
     """Serve the HTTP API until SIGTERM; return the exit code."""
-    disable_created_metrics()  # type: ignore[no-untyped-call] # a series beside each counter and histogram that no query needs
+    # A series beside each counter and histogram that no query needs:
+    disable_created_metrics()  # type: ignore[no-untyped-call]
     registry = CollectorRegistry()
     agents = _Agents(settings, CallFigures(registry))
     app = create_app(

@@ -23,6 +23,7 @@ from prometheus_client.registry import Collector
 from metrics.attribution import Known
 from metrics.families import GpuReading, NodeReading, families
 from metrics.nvml import GpuIdentity, GpuLostError, GpuSource
+from metrics.podresources import PodDevices
 from metrics.procfs import use_of
 from metrics.watchdog import Lane
 
@@ -52,11 +53,13 @@ class NodeSpec:
         node: Name of the node, as the platform knows it.
         open_source: Opens its source, None where there is none yet; tried again at each collection.
         expected_gpus: GPUs the node must have, or None: as many as were ever counted.
+        list_pods: Asks the kubelet which pod holds which GPU; None outside Kubernetes.
     """
 
     node: str
     open_source: Callable[[], GpuSource | None]
     expected_gpus: int | None = None
+    list_pods: Callable[[], PodDevices] | None = None
 
 
 def collection_limit_s(scrape_timeout: str | None) -> float:
@@ -92,6 +95,7 @@ class NodeReader:
         self._count = 0
         self._most = 0
         self._control = Lane(f"{spec.node}-control")
+        self._kubelet = Lane(f"{spec.node}-kubelet")
         self._lanes: dict[int, Lane] = {}
         # Written by the lanes: a GPU that hangs after it was identified keeps its name.
         self._identities: dict[int, GpuIdentity] = {}
@@ -106,8 +110,11 @@ class NodeReader:
         """
         started_s = time.monotonic()
         problems: set[str] = set()
+        asked = None if self._spec.list_pods is None else self._kubelet.start(self._spec.list_pods)
         is_counted = self._count_devices(started_s + limit_s * _CONTROL_SHARE, problems)
         gpus = self._read_gpus(started_s + limit_s, problems)
+        # The kubelet's answer is beside the GPUs': without it their collection is complete all the same.
+        pods = None if asked is None else _wait(asked, started_s + limit_s, "kubelet", problems)
         is_success = is_counted and self._count > 0 and all(gpu.is_complete for gpu in gpus)
         if is_success:
             self._last_success_at_s = time.time()
@@ -122,6 +129,8 @@ class NodeReader:
             duration_s=time.monotonic() - started_s,
             last_success_at_s=self._last_success_at_s,
             xids=() if self._source is None else self._source.xids(),
+            has_kubelet=self._spec.list_pods is not None,
+            pods=pods,
         )
 
     def _count_devices(self, deadline_s: float, problems: set[str]) -> bool:

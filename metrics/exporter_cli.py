@@ -22,6 +22,7 @@ from metrics.exporter import Exporter, GpuCollector, NodeSpec, collection_limit_
 from metrics.exporter_http import ExporterServer, loopback_address
 from metrics.exporter_settings import ExporterSettings
 from metrics.nvml import MAX_GPUS_PER_NODE, GpuSource, open_source
+from metrics.podresources import lister
 from metrics.simulated import Holders, SimulatedGpu, SimulatedSource, simulated_uuid, utc_now
 from metrics.simulated_file import HoldersFile, SimulatedNode, SimulationFileError, read_simulation
 
@@ -86,6 +87,12 @@ def _parser(settings: ExporterSettings) -> argparse.ArgumentParser:
         help=f"GPUs the node must have; with --simulated, to make up (default {_DEFAULT_SIMULATED_GPUS})",
     )
     parser.add_argument(
+        "--pod-resources",
+        type=Path,
+        metavar="SOCKET",
+        help="the kubelet's socket (/var/lib/kubelet/pod-resources/kubelet.sock): tells which pod holds which GPU",
+    )
+    parser.add_argument(
         "--listen",
         default=settings.listen,
         metavar="HOST:PORT",
@@ -119,9 +126,12 @@ def _nodes(options: argparse.Namespace) -> tuple[NodeSpec, ...]:
             )
         holders = HoldersFile(nodes_file)
         return tuple(_simulated(node, holders) for node in read_simulation(nodes_file).nodes)
+    if options.simulated and options.pod_resources is not None:
+        raise ValueError("--pod-resources is of real GPUs: no pod holds a simulated one")
     name: str = options.node
     if not options.simulated:
-        return (NodeSpec(name, open_source, options.gpus),)
+        pods = None if options.pod_resources is None else lister(options.pod_resources)
+        return (NodeSpec(name, open_source, options.gpus, pods),)
     count: int = options.gpus or _DEFAULT_SIMULATED_GPUS
     gpus = tuple(SimulatedGpu(simulated_uuid(name, index)) for index in range(count))
     return (_simulated(SimulatedNode(name, gpus), dict),)

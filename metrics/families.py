@@ -18,6 +18,7 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metri
 from metrics.attribution import GpuUse
 from metrics.families_gpu import MIG_FAMILIES, SAMPLE_FAMILIES
 from metrics.nvml import GpuIdentity, GpuSample, MigInstance, XidHistory
+from metrics.podresources import PodDevices
 
 #: Attempts shown for one GPU: a whole GPU is one attempt's, a split one has 7 slices. Ids come from
 #: environments that a tenant may have written, so their number must have a limit.
@@ -59,6 +60,8 @@ class NodeReading:
         duration_s: How long the collection took.
         last_success_at_s: Unix time of the last success, or None if there was none.
         xids: What happened to each GPU known so far; does not depend on the collection's success.
+        has_kubelet: The kubelet was to be asked which pod holds which GPU.
+        pods: Its answer, None if there was none.
     """
 
     node: str
@@ -69,6 +72,8 @@ class NodeReading:
     duration_s: float
     last_success_at_s: float | None
     xids: tuple[XidHistory, ...] = ()
+    has_kubelet: bool = False
+    pods: PodDevices | None = None
 
 
 def families(readings: Sequence[NodeReading]) -> Iterator[Metric]:
@@ -85,6 +90,7 @@ def families(readings: Sequence[NodeReading]) -> Iterator[Metric]:
         *_use(readings),
         *_xids(readings),
         _mig_info(readings),
+        *_pods(readings),
     ]
     samples = [gpu.sample for reading in readings for gpu in reading.gpus if gpu.sample and gpu.sample.is_up]
     candidates.extend(family.metric(samples) for family in SAMPLE_FAMILIES)
@@ -200,6 +206,33 @@ def _use(readings: Sequence[NodeReading]) -> Iterator[Metric]:
             unattributed.add_metric((uuid,), gpu.use.unattributed)
             unexamined.add_metric((uuid,), gpu.use.unexamined)
     yield from (by_attempt, unattributed, unexamined)
+
+
+def _pods(readings: Sequence[NodeReading]) -> Iterator[Metric]:
+    held = GaugeMetricFamily(
+        "kezek_gpu_pod_info",
+        "The container that the kubelet gave the GPU or the MIG instance to; always 1.",
+        labels=("uuid", "node", "kube_namespace", "kube_pod", "kube_container"),
+    )
+    success = GaugeMetricFamily(
+        "kezek_kubelet_query_success",
+        "1 if the kubelet said which pod holds which GPU; if 0, that none is shown means nothing.",
+        labels=("node",),
+    )
+    unresolved = GaugeMetricFamily(
+        "kezek_kubelet_unresolved_devices",
+        "GPU devices of pods whose id is no UUID; nothing is guessed of them.",
+        labels=("node",),
+    )
+    for reading in readings:
+        if reading.has_kubelet:
+            success.add_metric((reading.node,), float(reading.pods is not None))
+        if reading.pods is not None:
+            unresolved.add_metric((reading.node,), reading.pods.unresolved)
+            for device in reading.pods.devices:
+                labels = (device.uuid, reading.node, device.namespace, device.pod, device.container)
+                held.add_metric(labels, 1.0)
+    yield from (held, success, unresolved)
 
 
 def _xids(readings: Sequence[NodeReading]) -> Iterator[Metric]:

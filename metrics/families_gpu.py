@@ -255,6 +255,30 @@ MIG_FAMILIES: Final[tuple[SampleFamily[MigInstance], ...]] = (
         lambda instance: _one(instance.memory_total_bytes),
     ),
     SampleFamily(
+        "kezek_mig_utilization_ratio",
+        "Share of the time since the last scrape in which a kernel ran on the GPU instance, 0 to 1.",
+        (),
+        lambda instance: _one(instance.utilisation_ratios.get("graphics")),
+    ),
+    SampleFamily(
+        "kezek_mig_sm_utilization_ratio",
+        "Share of the GPU instance's multiprocessors that were busy since the last scrape, 0 to 1.",
+        (),
+        lambda instance: _one(instance.utilisation_ratios.get("sm")),
+    ),
+    SampleFamily(
+        "kezek_mig_tensor_utilization_ratio",
+        "Share of the time in which the GPU instance's tensor units worked, 0 to 1.",
+        (),
+        lambda instance: _one(instance.utilisation_ratios.get("tensor")),
+    ),
+    SampleFamily(
+        "kezek_mig_memory_bandwidth_utilization_ratio",
+        "Share of the GPU instance's memory bandwidth that was used since the last scrape, 0 to 1.",
+        (),
+        lambda instance: _one(instance.utilisation_ratios.get("memory_bandwidth")),
+    ),
+    SampleFamily(
         "kezek_mig_multiprocessors",
         "Streaming multiprocessors of the instance.",
         (),

@@ -12,6 +12,7 @@ import pynvml
 
 from metrics.nvml.calls import Calls, Support, call
 from metrics.nvml.fields import Fields, read_fields
+from metrics.nvml.gpm import Gpm
 from metrics.nvml.mig import is_enabled, read_instances
 from metrics.nvml.values import (
     CLOCK_EVENT_REASONS,
@@ -44,12 +45,14 @@ class Device:
         uuid: The GPU.
         handle: NVML's handle.
         support: What it was found to lack.
+        gpm: Samples of its MIG instances.
         is_mig_enabled: Its mode at the last pass; a change makes ``support`` void.
     """
 
     uuid: str
     handle: object
     support: Support
+    gpm: Gpm
     is_mig_enabled: bool | None = None
 
 
@@ -61,7 +64,7 @@ def new_device(uuid: str, handle: object, clock: Callable[[], float]) -> Device:
         handle: NVML's handle.
         clock: Monotonic seconds.
     """
-    return Device(uuid, handle, Support(clock))
+    return Device(uuid, handle, Support(clock), Gpm(clock))
 
 
 def pci_bus_id(calls: Calls) -> str | None:
@@ -86,6 +89,7 @@ def read_device(device: Device) -> GpuSample:
     is_mig = is_enabled(calls)
     if is_mig != device.is_mig_enabled:
         device.support.forget()
+        device.gpm.forget()
         device.is_mig_enabled = is_mig
     rates = _rates(calls)
     memory = calls.memory()
@@ -115,7 +119,7 @@ def read_device(device: Device) -> GpuSample:
         nvlink_errors=fields.nvlink_errors(),
         recovery_action=None if recovery is None else int(recovery),
         is_mig_enabled=is_mig,
-        mig_instances=read_instances(calls) if is_mig else (),
+        mig_instances=read_instances(calls, device.gpm) if is_mig else (),
         processes=calls.processes(),
     )
     return replace(values, failures=tuple(calls.failures))

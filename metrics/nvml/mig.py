@@ -1,18 +1,21 @@
 """MIG devices: the instances a GPU is split in, each with values of its own.
 
-NVML gives an instance its memory, its processes and its size. Power, temperature, clocks and utilisation
-belong to the whole board and are never copied to its instances: a sum over them would count them twice.
+NVML gives an instance its memory, its processes and its size, and on Hopper and later its utilisation
+(``metrics.nvml.gpm``). Power, temperature and clocks belong to the whole board and are never copied to its
+instances: a sum over them would count them twice.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from functools import partial
 from typing import Final
 
 import pynvml
 
 from metrics.nvml.calls import Calls
+from metrics.nvml.gpm import Gpm
 from metrics.nvml.values import MigInstance
 
 #: MIG devices of one GPU: NVIDIA's boards have 7 at most; bounds the loop over a broken count.
@@ -21,13 +24,21 @@ MAX_MIG_PER_GPU: Final = 16
 _PROFILE_MARK: Final = " MIG "
 
 
-def read_instances(parent: Calls) -> tuple[MigInstance, ...]:
+def read_instances(parent: Calls, gpm: Gpm) -> tuple[MigInstance, ...]:
     """The instances of a GPU in MIG mode, by index; failures are noted with the parent's.
+
+    Args:
+        parent: Calls on the GPU.
+        gpm: Its performance monitoring.
 
     Raises:
         GpuLostError: The GPU is gone.
     """
-    return tuple(_instances(parent))
+    found = tuple(_instances(parent))
+    ratios = gpm.read(parent, (instance.gpu_instance for instance in found))
+    return tuple(
+        replace(instance, utilisation_ratios=ratios.get(instance.gpu_instance, {})) for instance in found
+    )
 
 
 def _instances(parent: Calls) -> Iterator[MigInstance]:

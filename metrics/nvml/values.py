@@ -23,6 +23,9 @@ CLOCK_EVENTS: Final[tuple[ClockEvent, ...]] = get_args(ClockEvent)
 NvlinkError = Literal["crc_flit", "crc_data", "replay", "recovery"]
 PcieError = Literal["correctable", "non_fatal", "fatal", "replay"]
 PageCause = Literal["single_bit", "double_bit"]
+#: What is known of the use of a MIG instance: any kernel, its multiprocessors, their tensor units, its memory bus.
+MigFigure = Literal["graphics", "sm", "tensor", "memory_bandwidth"]
+MIG_FIGURES: Final[tuple[MigFigure, ...]] = get_args(MigFigure)
 
 #: Devices on one node: above every board NVML drives in one system; bounds loops over a broken count.
 MAX_GPUS_PER_NODE: Final = 64
@@ -134,6 +137,7 @@ class MigInstance:
         memory_total_bytes: Memory of the GPU instance.
         multiprocessors: Streaming multiprocessors that are its own.
         processes: Compute processes; None where they cannot be read.
+        utilisation_ratios: Shares 0..1 of the time since the pass before, of the whole GPU instance.
     """
 
     uuid: str
@@ -144,6 +148,7 @@ class MigInstance:
     memory_total_bytes: int | None
     multiprocessors: int | None
     processes: tuple[GpuProcess, ...] | None
+    utilisation_ratios: Mapping[MigFigure, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)

@@ -35,6 +35,8 @@ ALLOWED = {
     "products.gather._products": "reports name verified products only, which are public",
     "products.gather._served": FIGURE,
     "products.history.histories": "the national indicator counts every product",
+    "metrics.quota_figures._could_start": FIGURE,
+    "metrics.quota_figures._held": FIGURE,
     "products.service.count_by_status": FIGURE,
     "products.service.evidence": FOUND_VISIBLE,
     "products.service.indicators": "the national indicator counts every product",

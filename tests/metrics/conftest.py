@@ -10,11 +10,13 @@ import subprocess
 import sys
 import urllib.request
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import ModuleType
 
+import grpc
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
@@ -227,6 +229,26 @@ def once() -> Callable[..., subprocess.CompletedProcess[str]]:
         )
 
     return run
+
+
+@pytest.fixture
+def kubelet_socket(tmp_path: Path) -> Iterator[Path]:
+    """The socket of a kubelet that gave the first GPU to a pod."""
+
+    def field(number: int, data: bytes) -> bytes:
+        assert len(data) < 128
+        return bytes((number << 3 | 2, len(data))) + data
+
+    devices = field(1, b"nvidia.com/gpu") + field(2, b"GPU-00000000-0000-0000-0000-000000000000")
+    pod = field(1, b"train-0") + field(2, b"team-a") + field(3, field(1, b"main") + field(2, devices))
+    answer = field(1, pod)
+    server = grpc.server(ThreadPoolExecutor(1))
+    methods = {"List": grpc.unary_unary_rpc_method_handler(lambda _request, _context: answer)}
+    server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler("v1.PodResourcesLister", methods),))
+    server.add_insecure_port(f"unix:{tmp_path / 'kubelet.sock'}")
+    server.start()
+    yield tmp_path / "kubelet.sock"
+    server.stop(0).wait(10)
 
 
 @pytest.fixture(scope="session")

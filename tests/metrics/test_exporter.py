@@ -34,7 +34,10 @@ ROOT = Path(__file__).resolve().parents[2]
 GPU = "GPU-00000000-0000-0000-0000-{:012d}".format
 FULL_GPU = ("gpu 0 util 50", "gpu 0 proc 7 1000")
 # A GPU in MIG mode with one instance, and an Xid: with FULL_GPU, every family has a value.
-SPLIT_GPU = ("gpu 1 mig 1", "gpu 1 instance 3 0 1g.10gb 10200547328 500000 16", "gpu 1 xid 1 94")
+SPLIT_GPU = (
+    *("gpu 1 mig 1", "gpu 1 instance 3 0 1g.10gb 10200547328 500000 16", "gpu 1 xid 1 94", "gpu 1 gpm 1"),
+    *("gpu 1 gpm 3 1 80", "gpu 1 gpm 3 2 60", "gpu 1 gpm 3 5 30", "gpu 1 gpm 3 10 20"),
+)
 DEADLINE_S = 15.0
 
 
@@ -483,11 +486,18 @@ def test_processes_are_told_by_attempt(make_driver: Any, serve: Any, rank: Any) 
     assert scrape.value("kezek_gpu_unattributed_processes", uuid=GPU(1)) == 0
 
 
-def test_documented_metrics_are_those_exposed(make_driver: Any, serve: Any, rank: Any) -> None:
+def test_documented_metrics_are_those_exposed(
+    make_driver: Any, serve: Any, rank: Any, kubelet_socket: Path
+) -> None:
     process = f"gpu 0 proc {rank(KEZEK_ATTEMPT='17-1')} 1000"
-    served = serve("--node", "n1", driver=make_driver("count 2", process, *FULL_GPU, *SPLIT_GPU))
-    until(lambda: "kezek_gpu_xid_errors_total" in served.scrape().samples)
+    kubelet = ("--pod-resources", str(kubelet_socket))
+    served = serve("--node", "n1", *kubelet, driver=make_driver("count 2", process, *FULL_GPU, *SPLIT_GPU))
+    until(
+        lambda: {"kezek_gpu_xid_errors_total", "kezek_mig_utilization_ratio"} <= set(served.scrape().samples)
+    )
     scrape = served.scrape()
+    assert scrape.value("kezek_mig_utilization_ratio") == 0.8
+    assert scrape.value("kezek_mig_memory_bandwidth_utilization_ratio") == 0.2
     exposed = {
         (name, scrape.kinds[name], frozenset(label for labels, _ in rows for label in labels))
         for name, rows in scrape.samples.items()

@@ -35,7 +35,7 @@ def test_a_thousand_nodes_are_scraped_in_time() -> None:
     assert loaded["samples_per_s"] > 30_000
     assert loaded["rules_failed"] == loaded["rules_missed"] == 0
     assert loaded["joined_gpus"] == 8000
-    assert loaded["rules_s"] < 15
+    assert loaded["slowest_rule_group_s"] < 15
     assert loaded["prometheus_peak_mib"] < 4096
 
 

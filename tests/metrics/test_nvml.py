@@ -304,6 +304,85 @@ def test_what_may_change_is_asked_for_each_time(make_driver: Any, probe: Any, co
     assert session.ask(f"sample {GPU0}")["power_limit_w"] == 700.0
 
 
+TWO_SLICES = (
+    *("count 1", "gpu 0 mig 1", "gpu 0 gpm 1"),
+    "gpu 0 instance 1 0 3g.40gb 40000000000 0 60",
+    "gpu 0 instance 5 0 1g.10gb 10200547328 0 16",
+    *("gpu 0 gpm 1 1 55.5", "gpu 0 gpm 1 2 40", "gpu 0 gpm 1 5 12.5", "gpu 0 gpm 1 10 100.0001"),
+    "gpu 0 gpm 5 1 0",
+)
+
+
+def ratios_of(session: Any) -> list[dict[str, float]]:
+    sample = session.ask(f"sample {GPU0}")
+    assert sample["failures"] == []
+    return [instance["utilisation_ratios"] for instance in sample["mig_instances"]]
+
+
+def test_slices_have_a_utilisation_of_their_own(make_driver: Any, probe: Any) -> None:
+    session = opened(probe, make_driver(*TWO_SLICES))
+    assert ratios_of(session) == [{}, {}], "a figure is of the time between two passes"
+    session.ask("age 15")
+    large = {"graphics": 0.555, "sm": 0.4, "tensor": 0.125, "memory_bandwidth": 1.0}
+    assert ratios_of(session) == [large, {"graphics": 0.0}], "what is not supported is not 0"
+    assert ratios_of(session) == [large, {"graphics": 0.0}], "two scrapes at once are told the same"
+    session.ask("age 601")
+    assert ratios_of(session) == [{}, {}], "nobody asked about the last ten minutes"
+    session.ask("age 2")
+    assert ratios_of(session)[0] == large
+
+
+def test_samples_of_slices_are_given_back(make_driver: Any, probe: Any) -> None:
+    """The scripted driver ends the process when too many are held."""
+    driver = make_driver(*TWO_SLICES)
+    session = opened(probe, driver)
+    for _ in range(30):
+        driver.script(*TWO_SLICES[:-1])
+        session.ask("age 2")
+        assert len(ratios_of(session)) == 2
+        driver.script(*(line for line in TWO_SLICES if "instance 5" not in line))
+        session.ask("age 2")
+        assert len(ratios_of(session)) == 1
+        driver.script("count 1", "gpu 0 gpm 1")
+        assert ratios_of(session) == []
+
+
+@pytest.mark.parametrize(
+    ("lines", "variant"),
+    [(("gpu 0 gpm 0",), ""), ((), "FAKENVML_OLD"), (("gpu 0 err nvmlGpmQueryDeviceSupport 3",), "")],
+    ids=["board without it", "driver without it", "not supported"],
+)
+def test_slices_of_boards_without_monitoring_have_none(
+    make_driver: Any, probe: Any, lines: Any, variant: Any
+) -> None:
+    session = opened(probe, make_driver(*TWO_SLICES, *lines, variant=variant))
+    for _ in range(2):
+        assert ratios_of(session) == [{}, {}]
+        session.ask("age 2")
+
+
+@pytest.mark.parametrize("function", ["nvmlGpmMigSampleGet", "nvmlGpmMetricsGet"])
+def test_monitoring_that_fails_is_told_and_stops_nothing_else(
+    make_driver: Any, probe: Any, function: Any
+) -> None:
+    driver = make_driver(*TWO_SLICES, f"gpu 0 err {function} 999")
+    session = opened(probe, driver)
+    session.ask(f"sample {GPU0}")
+    for _ in range(40):  # more than the driver may hold, if what failed were not given back
+        session.ask("age 2")
+        sample = session.ask(f"sample {GPU0}")
+    assert {failure["function"] for failure in sample["failures"]} == {function}
+    assert [instance["memory_total_bytes"] for instance in sample["mig_instances"]] == [
+        40000000000,
+        10200547328,
+    ]
+    driver.script(*TWO_SLICES)
+    session.ask("age 2")
+    session.ask(f"sample {GPU0}")
+    session.ask("age 2")
+    assert ratios_of(session)[0]["graphics"] == 0.555
+
+
 def test_leaving_mig_mode_brings_utilisation_back_at_once(make_driver: Any, probe: Any) -> None:
     driver = make_driver("count 1", "gpu 0 mig 1", "gpu 0 instance 1 0 7g.80gb 80000000000 0 132")
     session = opened(probe, driver)
@@ -380,6 +459,8 @@ STRUCTURES = {
     "nvmlEventData_t": pynvml.c_nvmlEventData_t,
     "nvmlDeviceAttributes_t": pynvml.c_nvmlDeviceAttributes,
     "nvmlTemperature_t": pynvml.c_nvmlTemperature_v1_t,
+    "nvmlGpmMetricsGet_t": pynvml.c_nvmlGpmMetricsGet_t,
+    "nvmlGpmSupport_t": pynvml.c_nvmlGpmSupport_t,
 }
 FIELD_NAMES = {269: "SW_THERM_SLOWDOWN", 270: "HW_THERM_SLOWDOWN", 271: "HW_POWER_BRAKE_SLOWDOWN"}
 

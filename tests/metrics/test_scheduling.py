@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -130,3 +131,16 @@ def test_phases_have_a_histogram_each(registry: CollectorRegistry, parse: Any) -
     assert counts == {phase: float(phase == "plan") for phase in PHASES}
     assert found.value("kezek_cycle_phase_seconds_bucket", phase="plan", le="0.025") == 1
     assert found.value("kezek_cycle_phase_seconds_bucket", phase="plan", le="0.01") == 0
+
+
+def test_the_number_of_series_is_the_documented_one(registry: CollectorRegistry) -> None:
+    CallFigures(registry)
+    of_calls = sum(not line.startswith("#") for line in generate_latest(registry).decode().splitlines())
+    CyclePhases(registry)
+    lines = generate_latest(registry).decode().splitlines()
+    of_scheduler = sum(not line.startswith("#") for line in lines)
+    created = sum("_created{" in line for line in lines)  # switched off where they are served
+    assert created == of_scheduler - 254
+    page = (Path(__file__).resolve().parents[2] / "docs" / "telemetry-control-plane.md").read_text()
+    assert "A scheduler has 254 of these series; an API process has 212" in page
+    assert of_calls - sum("_created{" in line for line in lines if "executor" in line) == 212

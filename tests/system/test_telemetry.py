@@ -22,11 +22,11 @@ pytestmark = pytest.mark.system
 
 
 @pytest.fixture
-def prometheus(tmp_path: Path) -> Iterator[Callable[[dict[str, str]], str]]:
-    """Start a Prometheus over these pages (job name: address of the page)."""
+def prometheus(tmp_path: Path) -> Iterator[Callable[[dict[str, str], str], str]]:
+    """Start a Prometheus over these pages (job name: address of the page), some of which want a token."""
     started: list[subprocess.Popen[bytes]] = []
 
-    def start(pages: dict[str, str]) -> str:
+    def start(pages: dict[str, str], token: str) -> str:
         with socket.socket() as listener:
             listener.bind(("127.0.0.1", 0))
             address = f"127.0.0.1:{listener.getsockname()[1]}"
@@ -34,7 +34,12 @@ def prometheus(tmp_path: Path) -> Iterator[Callable[[dict[str, str]], str]]:
             "global": {"scrape_interval": "1s", "scrape_timeout": "1s", "evaluation_interval": "1s"},
             "rule_files": [str(path) for path in (ROOT / "metrics/prometheus").glob("*.yaml")],
             "scrape_configs": [
-                {"job_name": name, "static_configs": [{"targets": [httpx.URL(page).netloc.decode()]}]}
+                {
+                    "job_name": name,
+                    "metrics_path": httpx.URL(page).path,
+                    "static_configs": [{"targets": [httpx.URL(page).netloc.decode()]}],
+                    **({"authorization": {"credentials": token}} if name == "kezek-projects" else {}),
+                }
                 for name, page in pages.items()
             ],
         }
@@ -83,15 +88,19 @@ def test_a_live_platform_is_seen_by_prometheus(
     start: Any, wait_for: Any, tmp_path: Path, prometheus: Any
 ) -> None:
     running = start("--idle")
-    pages = running.said(r"^metrics: (\S+)/metrics (\S+)/metrics (\S+)/metrics$").groups()
-    url = prometheus(
-        dict(zip(("kezek-control-plane", "kezek-exporter", "kezek-scheduler"), pages, strict=True))
-    )
+    plane, exporter, scheduler = running.said(r"^metrics: (\S+) (\S+) (\S+)$").groups()
+    pages = {
+        "kezek-control-plane": plane,
+        "kezek-projects": f"{plane}/projects",
+        "kezek-exporter": exporter,
+        "kezek-scheduler": scheduler,
+    }
+    url = prometheus(pages, running.said(r"^token: (\S+)")[1])
     with running.http() as http:
         headers = enter_project(http)
         job = submit(http, headers, tmp_path, SLOW)
         wait_for("the gang runs", lambda: state_of(http, job) == "RUNNING")
-        wait_for("three targets are up", lambda: value(url, "sum(up)") == 3)
+        wait_for("four targets are up", lambda: value(url, "sum(up)") == 4)
         labels = f'{{job_id="{job}",project="trial"}}'
         wait_for(
             "telemetry and allocation meet",

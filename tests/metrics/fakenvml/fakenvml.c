@@ -11,6 +11,8 @@
  *   gpu I link ID LINK NUMBER        value of a field that is counted by link
  *   gpu I hang FUNCTION              the function does not return while the script says so
  *   gpu I instance GI CI PROFILE TOTAL USED SM   a MIG instance, shown while mig is 1
+ *   gpu I gpm 1                      the GPU has performance monitoring
+ *   gpu I gpm GI METRIC PERCENT      a GPM metric of a GPU instance; the others are not supported
  *   gpu I xid SEQUENCE CODE          an Xid event; each sequence number is delivered once per process
  *   err FUNCTION CODE, hang FUNCTION the same for calls that have no device
  *   latency MICROSECONDS             every call takes so long
@@ -283,6 +285,67 @@ API nvmlReturn_t nvmlDeviceGetAttributes_v2(nvmlDevice_t device, nvmlDeviceAttri
     *attributes = (nvmlDeviceAttributes_t){ .multiprocessorCount = mig->sm };
     return NVML_SUCCESS;
 }
+
+#ifndef FAKENVML_OLD
+/* A sample knows of whom it is; figures are the script's at the time of the question. One lost is noticed. */
+struct nvmlGpmSample_st { int is_taken, gpu; unsigned int gi; };
+static int gpm_samples;
+
+API nvmlReturn_t nvmlGpmQueryDeviceSupport(nvmlDevice_t device, nvmlGpmSupport_t *support)
+{
+    WHOLE_DEVICE;
+    if (support->version != NVML_GPM_SUPPORT_VERSION) return NVML_ERROR_ARGUMENT_VERSION_MISMATCH;
+    support->isSupportedDevice = (unsigned int)v->gpm;
+    return NVML_SUCCESS;
+}
+
+API nvmlReturn_t nvmlGpmSampleAlloc(nvmlGpmSample_t *sample)
+{
+    if (__atomic_add_fetch(&gpm_samples, 1, __ATOMIC_SEQ_CST) > 4 * MAX_INSTANCES) abort();
+    *sample = calloc(1, sizeof **sample);
+    return *sample ? NVML_SUCCESS : NVML_ERROR_MEMORY;
+}
+
+API nvmlReturn_t nvmlGpmSampleFree(nvmlGpmSample_t sample)
+{
+    __atomic_sub_fetch(&gpm_samples, 1, __ATOMIC_SEQ_CST);
+    free(sample);
+    return NVML_SUCCESS;
+}
+
+API nvmlReturn_t nvmlGpmMigSampleGet(nvmlDevice_t device, unsigned int gi, nvmlGpmSample_t sample)
+{
+    WHOLE_DEVICE;
+    if (!v->gpm || !v->mig) return NVML_ERROR_NOT_SUPPORTED;
+    for (int n = 0; n < s->ninstances[i]; n++)
+        if (s->instances[i][n].gi == gi) {
+            *sample = (struct nvmlGpmSample_st){ 1, i, gi };
+            return NVML_SUCCESS;
+        }
+    return NVML_ERROR_INVALID_ARGUMENT;
+}
+
+API nvmlReturn_t nvmlGpmMetricsGet(nvmlGpmMetricsGet_t *asked)
+{
+    struct script s;
+    const struct nvmlGpmSample_st *a = asked->sample1, *b = asked->sample2;
+    if (asked->version != NVML_GPM_METRICS_GET_VERSION || a == b) return NVML_ERROR_INVALID_ARGUMENT;
+    if (!a->is_taken || !b->is_taken || a->gpu != b->gpu || a->gi != b->gi) return NVML_ERROR_INVALID_ARGUMENT;
+    nvmlReturn_t code = enter(&s, b->gpu, __func__);
+    if (code) return code;
+    for (unsigned int n = 0; n < asked->numMetrics; n++) {
+        nvmlGpmMetric_t *metric = &asked->metrics[n];
+        metric->nvmlReturn = NVML_ERROR_NOT_SUPPORTED;
+        metric->value = -1e300;
+        for (int k = 0; k < s.ngpms; k++)
+            if (s.gpms[k].gpu == b->gpu && s.gpms[k].gi == b->gi && s.gpms[k].metric == metric->metricId) {
+                metric->nvmlReturn = NVML_SUCCESS;
+                metric->value = s.gpms[k].value;
+            }
+    }
+    return NVML_SUCCESS;
+}
+#endif
 
 /* One event set at a time is enough; its handle is its number, so that one freed twice is noticed. */
 static struct { long number; int is_open, watched[MAX_GPUS]; long long delivered; } events;

@@ -13,14 +13,15 @@ struct values {
     long long ecc_dbe_agg, remap_cor, remap_unc, remap_pending, remap_failure, recovery, mig, renamed;
     long long power_cap_ns, sync_boost_ns, sw_thermal_ns, hw_thermal_ns, power_brake_ns, pcie_tx, pcie_rx;
     long long pcie_correctable, pcie_non_fatal, pcie_fatal, pcie_replay, nvlink_tx_kib, nvlink_rx_kib, nvlinks;
-    long long crc_flit, crc_data, link_replay, link_recovery, retired_sbe, retired_dbe, retired_pending;
+    long long crc_flit, crc_data, link_replay, link_recovery, retired_sbe, retired_dbe, retired_pending, gpm;
 };
 struct instance { unsigned int gi, ci, sm; char profile[32]; long long total, used; };
 struct xid { int gpu; long long sequence; unsigned long long code; };
 struct link { int gpu; unsigned int field, link; long long value; };
+struct gpm { int gpu; unsigned int gi, metric; double value; };
 struct rule { int gpu; char kind[8], what[64]; int code; };
 struct script {
-    int count, nrules, nprocs[MAX_GPUS], lost[MAX_GPUS], ninstances[MAX_GPUS], nxids, nlinks;
+    int count, nrules, nprocs[MAX_GPUS], lost[MAX_GPUS], ninstances[MAX_GPUS], nxids, nlinks, ngpms;
     long latency_us;
     struct values gpu[MAX_GPUS];
     struct { unsigned int pid, gi; long long bytes; } procs[MAX_GPUS][16];
@@ -28,6 +29,7 @@ struct script {
     struct rule rules[MAX_RULES];
     struct xid xids[MAX_RULES];
     struct link links[MAX_RULES];
+    struct gpm gpms[MAX_RULES];
 };
 
 static void defaults(struct script *s)
@@ -50,7 +52,7 @@ static void set(struct values *v, const char *key, long long number)
     KEY(power_cap_ns) KEY(sync_boost_ns) KEY(sw_thermal_ns) KEY(hw_thermal_ns) KEY(power_brake_ns)
     KEY(pcie_tx) KEY(pcie_rx) KEY(pcie_correctable) KEY(pcie_non_fatal) KEY(pcie_fatal) KEY(pcie_replay)
     KEY(nvlink_tx_kib) KEY(nvlink_rx_kib) KEY(nvlinks) KEY(crc_flit) KEY(crc_data) KEY(link_replay)
-    KEY(link_recovery) KEY(retired_sbe) KEY(retired_dbe) KEY(retired_pending)
+    KEY(link_recovery) KEY(retired_sbe) KEY(retired_dbe) KEY(retired_pending) KEY(gpm)
 #undef KEY
     fprintf(stderr, "fakenvml: unknown key %s\n", key);
     abort(); /* a script with a slip must not pass for a healthy device */
@@ -78,6 +80,7 @@ static void load(struct script *s)
         int gpu, code = 0;
         unsigned int gi = 0xFFFFFFFF, id, scope;
         long long number, bytes;
+        double value;
         struct instance in;
         if (sscanf(line, "latency %ld", &s->latency_us) == 1) continue;
         if (sscanf(line, "latency %63s %d", word, &code) == 2) { add_rule(s, -1, "latency", word, code); continue; }
@@ -100,6 +103,9 @@ static void load(struct script *s)
         } else if (sscanf(line, "gpu %*d link %u %u %lld", &id, &scope, &number) == 3) {
             if (s->nlinks == MAX_RULES) abort();
             s->links[s->nlinks++] = (struct link){ gpu, id, scope, number };
+        } else if (sscanf(line, "gpu %*d gpm %u %u %lf", &gi, &id, &value) == 3) {
+            if (s->ngpms == MAX_RULES) abort();
+            s->gpms[s->ngpms++] = (struct gpm){ gpu, gi, id, value };
         } else if (sscanf(line, "gpu %*d lost %d", &code) == 1) s->lost[gpu] = code;
         else if (sscanf(line, "gpu %*d err %63s %d", word, &code) == 2) add_rule(s, gpu, "err", word, code);
         else if (sscanf(line, "gpu %*d field %63s %d", word, &code) == 2) add_rule(s, gpu, "field", word, code);
