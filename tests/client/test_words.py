@@ -28,7 +28,10 @@ from api import i18n
 from api.errors import ErrorCode
 from api.schemas import JobIn
 from kezek import ApiError, ConfigError, NetworkError, UsageFaultError, show
+from products.localisation import Purpose
 from products.model import ProductStatus, Stage
+from products.registers import Criterion, DocumentState, Kind, Step
+from products.registers_dossier import DocumentCode
 from scheduler import model
 from scheduler.fit import Limit
 from scheduler.lifecycle import FINAL_CODES
@@ -57,6 +60,13 @@ FROM_THE_PLATFORM = {
     "stage": {stage.value for stage in Stage},
     "product_status": {status.value for status in ProductStatus},
     "node": {state.value for state in model.NodeState},
+    "dossier_kind": {kind.value for kind in Kind},
+    "report_kind": {"monthly", "yearly"},
+    "step": {step.value for step in Step},
+    "criterion": {criterion.value for criterion in Criterion},
+    "document": {code.value for code in DocumentCode},
+    "document_state": {state.value for state in DocumentState} - {"valid"},
+    "purpose": {purpose.value for purpose in Purpose},
 }
 
 

@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from kezek import context, job_commands, platform_commands
+from kezek import context, job_commands, localisation_commands, platform_commands, register_commands
 from kezek.client import VERSION, Client
 from kezek.context import Output
 from kezek.errors import ConfigError, KezekError, UsageFaultError
@@ -44,6 +44,9 @@ app.command()(platform_commands.cluster)
 app.command()(platform_commands.kpi)
 app.add_typer(platform_commands.products, name="products")
 app.add_typer(platform_commands.outputs, name="outputs")
+app.add_typer(localisation_commands.app, name="localisation")
+app.add_typer(register_commands.app, name="registers")
+app.add_typer(register_commands.reports, name="reports")
 
 
 @app.command()
