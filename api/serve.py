@@ -22,6 +22,7 @@ from api.app import create_app
 from metrics.allocated import Allocated
 from metrics.controlplane import ControlPlane
 from metrics.sampler import Sampler
+from products.registers_collector import DocumentsDue
 from scheduler.dispatch.executor import AgentExecutor, Executor, UnreachableError
 from scheduler.nodes import AgentsFile
 from scheduler.service import LeaseLostError, SchedulerService, SchedulerSettings
@@ -87,7 +88,8 @@ class ApiServer(uvicorn.Server):
 def serve(engine: Engine, settings: Settings) -> int:
     """Serve the HTTP API until SIGTERM; return the exit code."""
     agents = _Agents(settings)
-    app = create_app(engine, agents.current, collectors=[ControlPlane(engine), Allocated(engine, clock.now)])
+    collectors = [ControlPlane(engine), Allocated(engine, clock.now), DocumentsDue(engine, clock.now)]
+    app = create_app(engine, agents.current, collectors=collectors)
     ApiServer(
         uvicorn.Config(
             app,
