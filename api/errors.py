@@ -25,7 +25,7 @@ from products import localisation
 from products import service as products
 from products.indicator import YearWithoutTargetError
 from products.kpi import FutureError
-from products.registers_dossier import BadDocumentError
+from products.dossier import BadDocumentError
 from products.registers_service import DossierConflictError, DossierNotFoundError
 from products.reports.archive import ReportNotFoundError
 from products.reports.build import NotOfferedError

@@ -12,7 +12,7 @@ from products.localisation import ForeignYear, Share, percent, tenge
 from products.localisation_books import Entered, NumberedPayment
 from products.localisation_service import Calculation, Figures
 from products.registers import CheckItem, Criterion, DocumentState, Eligibility, Expiry, Kind, Proof, Step
-from products.registers_dossier import DocumentCode
+from products.dossier import DocumentCode
 from products.registers_service import DossierRecord, StoredDocument
 from products.registers_standing import Standing
 from products.reports.archive import IssuedReport

@@ -18,7 +18,7 @@ from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
 from products.registers import Kind
-from products.registers_dossier import Document, DocumentCode
+from products.dossier import Document, DocumentCode
 from products.registers_tables import DocumentRow, DossierRow
 from store import journal
 from tenants.authz import visible_to

@@ -34,7 +34,7 @@ from products.registers import (
     steps,
     trusted_findings,
 )
-from products.registers_dossier import Document, Entered, dossier_of, producer_of
+from products.dossier import Document, Entered, dossier_of, producer_of
 from products.registers_service import DossierConflictError, DossierRecord, documents, record_of
 from products.registers_tables import (
     CalculationRow,

@@ -32,7 +32,7 @@ from api.schemas import SLUG, PageQuery
 from products import registers_service as dossiers
 from products import registers_standing as standings
 from products.registers import quarter
-from products.registers_dossier import Document
+from products.dossier import Document
 from store.clock import ALMATY
 from store.engine import snapshot, transaction
 from tenants import directory

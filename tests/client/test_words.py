@@ -31,7 +31,7 @@ from kezek import ApiError, ConfigError, NetworkError, UsageFaultError, show
 from products.localisation import Purpose
 from products.model import ProductStatus, Stage
 from products.registers import Criterion, DocumentState, Kind, Step
-from products.registers_dossier import DocumentCode
+from products.dossier import DocumentCode
 from scheduler import model
 from scheduler.fit import Limit
 from scheduler.lifecycle import FINAL_CODES
