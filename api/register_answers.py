@@ -8,11 +8,11 @@ from uuid import UUID
 from pydantic import BaseModel
 
 from api.answers import NamesOut
+from products.dossier import DocumentCode
 from products.localisation import ForeignYear, Share, percent, tenge
 from products.localisation_books import Entered, NumberedPayment
 from products.localisation_service import Calculation, Figures
 from products.registers import CheckItem, Criterion, DocumentState, Eligibility, Expiry, Kind, Proof, Step
-from products.dossier import DocumentCode
 from products.registers_service import DossierRecord, StoredDocument
 from products.registers_standing import Standing
 from products.reports.archive import IssuedReport

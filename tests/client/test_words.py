@@ -28,10 +28,10 @@ from api import i18n
 from api.errors import ErrorCode
 from api.schemas import JobIn
 from kezek import ApiError, ConfigError, NetworkError, UsageFaultError, show
+from products.dossier import DocumentCode
 from products.localisation import Purpose
 from products.model import ProductStatus, Stage
 from products.registers import Criterion, DocumentState, Kind, Step
-from products.dossier import DocumentCode
 from scheduler import model
 from scheduler.fit import Limit
 from scheduler.lifecycle import FINAL_CODES
