@@ -23,9 +23,9 @@ from api.findings import Finding, of_refusal, of_validation
 from api.limits import BodyTooLargeError
 from products import localisation
 from products import service as products
+from products.dossier import BadDocumentError
 from products.indicator import YearWithoutTargetError
 from products.kpi import FutureError
-from products.registers_dossier import BadDocumentError
 from products.registers_service import DossierConflictError, DossierNotFoundError
 from products.reports.archive import ReportNotFoundError
 from products.reports.build import NotOfferedError

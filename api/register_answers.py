@@ -8,11 +8,11 @@ from uuid import UUID
 from pydantic import BaseModel
 
 from api.answers import NamesOut
+from products.dossier import DocumentCode
 from products.localisation import ForeignYear, Share, percent, tenge
 from products.localisation_books import Entered, NumberedPayment
 from products.localisation_service import Calculation, Figures
 from products.registers import CheckItem, Criterion, DocumentState, Eligibility, Expiry, Kind, Proof, Step
-from products.registers_dossier import DocumentCode
 from products.registers_service import DossierRecord, StoredDocument
 from products.registers_standing import Standing
 from products.reports.archive import IssuedReport
@@ -258,7 +258,7 @@ class ShareOut(BaseModel):
 
 
 class ForeignYearOut(BaseModel):
-    """What went abroad in the calendar year before the application; at most 20 % is kept."""
+    """What went abroad in the calendar year before the application, percent rounded up; at most 20 % is kept."""
 
     year: int
     foreign_tenge: str
@@ -273,7 +273,7 @@ class ForeignYearOut(BaseModel):
             year=found.year,
             foreign_tenge=str(tenge(found.foreign_tenge)),
             total_tenge=str(tenge(found.total_tenge)),
-            foreign_percent=str(percent(found.ratio)),
+            foreign_percent=str(100 - percent(1 - found.ratio)),  # rounded up: the limit is a greatest one
             is_kept=found.is_kept,
         )
 

@@ -9,9 +9,9 @@ from typing import Annotated, Final, Literal
 from pydantic import AfterValidator, Field, StringConstraints
 
 from api.schemas import FIRST_YEAR, LAST_YEAR, Body, InstantIn, Line, Names, PageQuery, Sha256, Slug
+from products.dossier import DocumentCode
 from products.localisation import TENGE, Purpose
 from products.registers import Kind
-from products.registers_dossier import DocumentCode
 from products.registers_standing import Register
 
 MAX_ENTRIES: Final = 1_000

@@ -27,6 +27,7 @@ from metrics.exporter_http import loopback_address
 from metrics.idle_watch import IdleWatch
 from metrics.sampler import Sampler
 from metrics.scheduling import CallFigures, CyclePhases
+from products.registers_collector import DocumentsDue
 from scheduler.discovery import Discovery, expand
 from scheduler.dispatch.executor import AgentExecutor, Executor, UnreachableError
 from scheduler.nodes import AgentsFile
@@ -110,7 +111,7 @@ def serve(engine: Engine, settings: Settings) -> int:
     app = create_app(
         engine,
         agents.current,
-        collectors=[ControlPlane(engine), registry],
+        collectors=[ControlPlane(engine), DocumentsDue(engine, clock.now), registry],
         project_collectors=[Allocated(engine, clock.now)],
         metrics_token=settings.metrics_token,
     )

@@ -14,7 +14,6 @@ from products.indicator import ALMATY
 from products.kpi import FutureError
 from products.localisation import (
     ForeignYear,
-    LocalisationError,
     Period,
     Share,
     foreign_year,
@@ -27,15 +26,11 @@ from products.registers_service import DossierNotFoundError, DossierRecord
 from products.registers_tables import CalculationRow, PaymentRow
 from products.reports.data import LocalisationForm
 from store import journal
-from tenants.identifiers import check_bin, check_iin
+from tenants.identifiers import IdentifierError, check_bin, check_iin
 from tenants.model import Organisation
 
 MAX_CALCULATIONS: Final = 200
 """Calculations of one list [count], the newest first: more than a year's worth of daily ones is no report."""
-
-
-class NoNumberError(LocalisationError):
-    """The form needs the applicant's BIN or IIN, and there is none."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,8 +114,8 @@ def calculate(
 
     Raises:
         FutureError: the period has not ended.
-        LocalisationError: there is no share, or the applicant has neither BIN nor IIN.
-        IdentifierError: the IIN is none.
+        LocalisationError: there is no share.
+        IdentifierError: the IIN is none, or the applicant has neither BIN nor IIN.
     """
     if order.period.ends_on > at.astimezone(ALMATY).date():
         raise FutureError(f"the period to {order.period.ends_on}", at)
@@ -199,8 +194,9 @@ def _number(organisation: Organisation, given: str | None) -> str:
     if given is not None:
         return check_iin(given)
     if organisation.bin is None:
-        raise NoNumberError(
-            f"organisation {organisation.slug} has no BIN; give the IIN that is to stand in the form"
+        raise IdentifierError(
+            "BIN",
+            f"of organisation {organisation.slug} is not known; give the IIN that is to stand in the form",
         )
     return check_bin(organisation.bin)
 

@@ -17,8 +17,8 @@ from sqlalchemy import func, select
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
+from products.dossier import Document, DocumentCode
 from products.registers import Kind
-from products.registers_dossier import Document, DocumentCode
 from products.registers_tables import DocumentRow, DossierRow
 from store import journal
 from tenants.authz import visible_to

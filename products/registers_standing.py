@@ -17,6 +17,7 @@ from sqlalchemy import ColumnElement, func, select
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
+from products.dossier import Document, Entered, dossier_of, producer_of
 from products.registers import (
     REMIND_DAYS,
     CheckItem,
@@ -34,7 +35,6 @@ from products.registers import (
     steps,
     trusted_findings,
 )
-from products.registers_dossier import Document, Entered, dossier_of, producer_of
 from products.registers_service import DossierConflictError, DossierRecord, documents, record_of
 from products.registers_tables import (
     CalculationRow,

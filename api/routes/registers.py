@@ -31,8 +31,8 @@ from api.register_schemas import CheckIn, DayQuery, DocumentIn, DossierIn, Entry
 from api.schemas import SLUG, PageQuery
 from products import registers_service as dossiers
 from products import registers_standing as standings
+from products.dossier import Document
 from products.registers import quarter
-from products.registers_dossier import Document
 from store.clock import ALMATY
 from store.engine import snapshot, transaction
 from tenants import directory

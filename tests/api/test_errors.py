@@ -15,6 +15,7 @@ from api.app import create_app
 from api.errors import STATUS, ErrorCode
 from api.findings import Finding, of_refusal
 from api.i18n import LANGUAGES, catalogue
+from api.limits import MAX_PUBLIC_PER_MINUTE
 from store.engine import open_engine, transaction
 from tests.api.conftest import BINS, GROUND, NAMES, POLICY, World, bundle
 from tests.api.serving import serving
@@ -148,6 +149,44 @@ def not_independent(w: World) -> Any:
     return w.call("uni-researcher", "POST", "/v1/products/reader/verify")
 
 
+def dossier(w: World, part: str = "", body: Any = None, **query: str) -> Any:
+    opened = {"slug": "reader", "project": "uni-project", "name": NAMES}
+    w.ok("uni-researcher", "POST", "/v1/dossiers", opened)
+    path = f"/v1/dossiers/reader{part}"
+    return w.call("uni-researcher", "POST" if body else "GET", path, json=body, params=query)
+
+
+def books(**changes: Any) -> dict[str, Any]:
+    payment = {"contract": "1", "number": "1", "paid_on": "2026-02-01", "amount": "5.00", "currency": "USD"}
+    return {
+        "starts_on": "2026-01-01",
+        "ends_on": "2026-05-31",
+        "parties": [{"id": "a", "is_foreign": True}],
+        "contracts": [{"number": "1", "party": "a"}],
+        "payments": [{**payment, **changes}],
+    }
+
+
+def without_rate(w: World) -> Any:
+    assert dossier(w, "/books", books()).is_success
+    query = {"starts_on": "2026-01-01", "ends_on": "2026-05-31"}
+    return w.call("uni-researcher", "GET", "/v1/dossiers/reader/localisation", params=query)
+
+
+def form_in_english(w: World) -> Any:
+    assert dossier(w, "/books", books(currency="KZT")).is_success
+    body = {"starts_on": "2026-01-01", "ends_on": "2026-05-31", "responsible": "x", "contact": "y"}
+    made = w.ok("uni-researcher", "POST", "/v1/dossiers/reader/calculations", body)
+    path = f"/v1/dossiers/reader/calculations/{made['id']}/form?language=en"
+    return w.call("uni-researcher", "GET", path)
+
+
+def too_often(w: World) -> Any:
+    for _ in range(MAX_PUBLIC_PER_MINUTE):
+        assert w.call(None, "GET", "/v1/public/open-data/schema").is_success
+    return w.call(None, "GET", "/v1/public/open-data/schema")
+
+
 CASES: dict[ErrorCode, Any] = {
     ErrorCode.BAD_REQUEST: bad_request,
     ErrorCode.VALIDATION: lambda w: w.job(gpus=-1),
@@ -211,6 +250,20 @@ CASES: dict[ErrorCode, Any] = {
         "uni-researcher", "POST", "/v1/products", json=product(jobs=[w.job("firm-researcher").json()["id"]])
     ),
     ErrorCode.YEAR_WITHOUT_TARGET: lambda w: w.call("operator", "GET", "/v1/kpi/indicators/2?year=2031"),
+    ErrorCode.BAD_DOCUMENT: lambda w: dossier(
+        w, "/documents", {"code": "support-form", "number": "1", "issued_on": "2026-01-01", "level": 4}
+    ),
+    ErrorCode.BAD_BOOKS: lambda w: dossier(w, "/books", books(amount="-5.00")),
+    ErrorCode.BAD_PERIOD: lambda w: dossier(w, "/books", books(paid_on="2025-12-31")),
+    ErrorCode.NO_PAYMENTS: lambda w: dossier(
+        w, "/localisation", starts_on="2026-01-01", ends_on="2026-05-31"
+    ),
+    ErrorCode.RATE_MISSING: without_rate,
+    ErrorCode.FUTURE_PERIOD: lambda w: w.call(
+        "operator", "POST", "/v1/reports", json={"kind": "yearly", "period": "2027"}
+    ),
+    ErrorCode.REPORT_NOT_OFFERED: form_in_english,
+    ErrorCode.RATE_LIMITED: too_often,
 }
 
 

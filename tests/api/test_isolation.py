@@ -114,6 +114,42 @@ ROUTES: dict[str, tuple[str, str, Any, frozenset[str], int, int]] = {
     "getCluster": ("GET", "/v1/cluster", None, ALL - {"nobody"}, 0, 0),
     "getIndicator2": ("GET", "/v1/kpi/indicators/2", None, ALL - {"nobody"}, 0, 0),
     "getOverview": ("GET", "/v1/public/overview", None, ALL, 0, 0),
+    "getOpenData": ("GET", "/v1/public/open-data", None, ALL, 0, 0),
+    "getDossier": ("GET", "/v1/dossiers/shown", None, MEMBERS | OVERSEERS | {"operator"}, 0, 404),
+    "listPayments": ("GET", "/v1/dossiers/shown/payments", None, MEMBERS | {"operator"}, 403, 404),
+    "listCalculations": (
+        "GET",
+        "/v1/dossiers/shown/calculations",
+        None,
+        MEMBERS | OVERSEERS | {"operator"},
+        0,
+        404,
+    ),
+    "enterBooks": (
+        "POST",
+        "/v1/dossiers/shown/books",
+        {"starts_on": "2026-01-01", "ends_on": "2026-05-31"},
+        MEMBERS,
+        403,
+        404,
+    ),
+    "recordEntry": (
+        "POST",
+        "/v1/dossiers/shown/entries",
+        {"state_register": "trusted", "entered_on": "2026-05-01"},
+        frozenset({"reviewer"}),
+        403,
+        403,
+    ),
+    "listReports": ("GET", "/v1/reports", None, OVERSEERS | {"operator"}, 403, 403),
+    "issueReport": (
+        "POST",
+        "/v1/reports",
+        {"kind": "yearly", "period": "2026"},
+        frozenset({"operator"}),
+        403,
+        403,
+    ),
 }
 
 
@@ -123,6 +159,8 @@ def places(world: World) -> dict[str, Any]:
     world.run(job)
     waiting = world.job(is_held=True).json()["id"]
     world.ok("uni-researcher", "POST", "/v1/products", {**PRODUCT, "slug": "built", "jobs": [job]})
+    dossier = {"slug": "shown", "project": "uni-project", "name": NAMES}
+    world.ok("uni-researcher", "POST", "/v1/dossiers", dossier)
     return {"job": job, "waiting": waiting, "user": world.users["uni-manager"]}
 
 
@@ -145,7 +183,7 @@ def test_every_role_on_every_route(world: World, places: dict[str, Any], who: st
 @pytest.mark.usefixtures("places")
 @pytest.mark.parametrize("who", sorted(STRANGERS))
 def test_lists_hold_nothing_of_others(world: World, who: str) -> None:
-    for path in (
+    seen = (
         "organisations",
         "projects",
         "users",
@@ -153,11 +191,13 @@ def test_lists_hold_nothing_of_others(world: World, who: str) -> None:
         "jobs",
         "grants",
         "products",
-        "quota",
-        "me",
+        "dossiers",
         "notices",
         "idle-jobs",
-    ):
+        "quota",
+        "me",
+    )
+    for path in seen:
         text = world.call(who, "GET", f"/v1/{path}").text
         assert "uni" not in text.replace("unit", ""), path
 

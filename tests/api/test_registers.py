@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from products import localisation_books
+from products.registers_collector import CACHE_S, DocumentsDue
 from products.reports.build import verify
 from store import journal
 from store.engine import snapshot
@@ -284,6 +285,24 @@ def test_expiring_documents_remind_and_alarm(dossier: World, days: int, state: s
         )
     assert dossier.ok("firm-researcher", "GET", "/v1/registers/reminders")["items"] == []
     assert [each["state"] for each in standing(dossier)["expiries"]] == ([state] if state else [])
+
+
+def test_operators_are_noticed_by_a_metric_read_once_a_minute(dossier: World) -> None:
+    elapsed = [0.0]
+    collector = DocumentsDue(dossier.engine, dossier.clock, elapsed_s=lambda: elapsed[0])
+
+    def told() -> dict[str, float]:
+        (family,) = collector.collect()
+        return {sample.labels["state"]: sample.value for sample in family.samples}
+
+    document(dossier, "test-protocols", expires_on="2026-07-20")
+    document(dossier, "support-form", expires_on="2026-06-10")
+    assert told() == {"reminder": 1, "alarm": 1, "expired": 0}
+    dossier.clock.at += timedelta(days=20)
+    assert told()["expired"] == 0
+    elapsed[0] += CACHE_S
+    assert told() == {"reminder": 0, "alarm": 1, "expired": 1}
+    assert [family.samples for family in collector.describe()] == [[]]
 
 
 def test_a_withdrawn_document_counts_no_more_and_may_be_entered_again(dossier: World) -> None:

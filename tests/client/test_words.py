@@ -28,8 +28,12 @@ from api import i18n
 from api.errors import ErrorCode
 from api.schemas import JobIn
 from kezek import ApiError, ConfigError, NetworkError, UsageFaultError, show
-from metrics.idle import Exemption, Step
+from metrics.idle import Exemption
+from metrics.idle import Step as IdleStep
+from products.dossier import DocumentCode
+from products.localisation import Purpose
 from products.model import ProductStatus, Stage
+from products.registers import Criterion, DocumentState, Kind, Step
 from scheduler import model
 from scheduler.fit import Limit
 from scheduler.lifecycle import FINAL_CODES, IDLE_ERROR
@@ -60,11 +64,18 @@ FROM_THE_PLATFORM = {
     "never_fits_hint": {Limit.FLAVOR, Limit.QUEUE},
     "sector": {sector.value for sector in Sector},
     "category": {category.value for category in Category},
-    "idle_step": {step.value for step in Step},
+    "idle_step": {step.value for step in IdleStep},
     "idle_exemption": {exemption.value for exemption in Exemption},
     "stage": {stage.value for stage in Stage},
     "product_status": {status.value for status in ProductStatus},
     "node": {state.value for state in model.NodeState},
+    "dossier_kind": {kind.value for kind in Kind},
+    "report_kind": {"monthly", "yearly"},
+    "step": {step.value for step in Step},
+    "criterion": {criterion.value for criterion in Criterion},
+    "document": {code.value for code in DocumentCode},
+    "document_state": {state.value for state in DocumentState} - {"valid"},
+    "purpose": {purpose.value for purpose in Purpose},
 }
 
 

@@ -9,7 +9,7 @@ ROOT = Path(__file__).parents[2]
 ROOMS = ("api", "products", "metrics", "scheduler", "quota", "tenants")
 OWNED = {
     "JobRow", "JobTextRow", "AttemptRow", "AllocationRow", "ArtefactRow", "ProductRow", "ProductJobRow",
-    "ProjectRow", "GrantRow", "LedgerEntryRow", "BalanceRow",
+    "ProjectRow", "GrantRow", "LedgerEntryRow", "BalanceRow", "DossierRow",
 }  # fmt: skip
 READS = {"select", "get", "get_one", "exists", "query", "delete", "update"}
 
@@ -34,6 +34,11 @@ ALLOWED = {
     "metrics.service.ended_attempts": "each caller narrows it by visible_to before it is read",
     "products.gather._products": "reports name verified products only, which are public",
     "products.gather._served": FIGURE,
+    "products.localisation_books.enter": "locks the dossier that the caller's query found visible",
+    "products.opendata_gather._add_charges": FIGURE,
+    "products.opendata_gather._add_jobs": FIGURE,
+    "products.opendata_gather._uses": FIGURE,
+    "products.registers_standing._due_documents": "the caller's scope comes in as a clause; the metric counts without it",
     "products.history.histories": "the national indicator counts every product",
     "metrics.quota_figures._could_start": FIGURE,
     "metrics.quota_figures._held": FIGURE,

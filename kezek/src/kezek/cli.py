@@ -9,7 +9,15 @@ from typing import Annotated
 
 import typer
 
-from kezek import context, job_commands, planning_commands, platform_commands, telemetry_commands
+from kezek import (
+    context,
+    job_commands,
+    localisation_commands,
+    planning_commands,
+    platform_commands,
+    register_commands,
+    telemetry_commands,
+)
 from kezek.client import VERSION, Client
 from kezek.context import Output
 from kezek.errors import ConfigError, KezekError, UsageFaultError
@@ -53,6 +61,9 @@ app.add_typer(planning_commands.acts, name="acts")
 app.add_typer(planning_commands.windows, name="windows")
 app.add_typer(platform_commands.products, name="products")
 app.add_typer(platform_commands.outputs, name="outputs")
+app.add_typer(localisation_commands.app, name="localisation")
+app.add_typer(register_commands.app, name="registers")
+app.add_typer(register_commands.reports, name="reports")
 
 
 @app.command()

@@ -282,6 +282,15 @@ class Client:
         query |= {name: at.isoformat() for name, at in (("from", since), ("to", until)) if at is not None}
         return Use.of(self._transport.json(Call.get("/v1/telemetry/use", query)))
 
+    @property
+    def transport(self) -> Transport:
+        """The connection, for the parts of the SDK that stand in files of their own."""
+        return self._transport
+
+    def pages(self, path: str, query: Query) -> Iterator[Fields]:
+        """The objects of any list of the platform, a page at a time as they are taken."""
+        return self._pages(path, query)
+
     def _pages(self, path: str, query: Query) -> Iterator[Fields]:
         """The objects of a list, asked for as they are taken."""
         cursor: Query = {}
