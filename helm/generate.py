@@ -1,4 +1,4 @@
-"""Write what the chart has from elsewhere: settings, rules and dashboards, README and schema.
+"""Write what the chart has from elsewhere: settings, rules, dashboards; and its schema and README.
 
 `make chart` runs it; with `--check` it writes nothing and says what is stale.
 """

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Final, Literal
 
-from sqlalchemy import case, func, select
+from sqlalchemy import case, func, select, true
 from sqlalchemy.orm import Session
 
 from metrics.service import Dimension, use_by
@@ -81,7 +81,7 @@ def _uses(session: Session, since: datetime, as_of: datetime) -> dict[str, _Use]
         projects[project] = str(organisation)
     _add_jobs(session, uses, since, as_of)
     _add_charges(session, uses, since, as_of)
-    for use in use_by(session, Dimension.PROJECT, since, as_of + timedelta(microseconds=1)):
+    for use in use_by(session, Dimension.PROJECT, since, as_of + timedelta(microseconds=1), visible=true()):
         found = uses[projects[use.name]]
         if use.summary.useful_s is not None:
             found.busy_seconds.append(round(use.summary.useful_s))

@@ -56,7 +56,10 @@ def get_health() -> HealthOut:
     operation_id="getReadiness",
     summary="Is the platform ready",
     response_model=ReadyOut,
-    responses={503: {"model": ReadyOut, "description": "Some condition does not hold; each says why."}},
+    responses={
+        **documented(),
+        503: {"model": ReadyOut, "description": "Some condition does not hold; each says why."},
+    },
 )
 def get_readiness(ctx: Ctx, check: Literal["all", "database"] = "all") -> JSONResponse:
     """Whether the database is at this release's migration and, unless only that is asked, a scheduler leads."""
@@ -73,7 +76,7 @@ def get_readiness(ctx: Ctx, check: Literal["all", "database"] = "all") -> JSONRe
     operation_id="getMetrics",
     summary="Metrics in Prometheus' text format",
     response_class=Response,
-    responses={200: {"content": {"text/plain": {"schema": {"type": "string"}}}}},
+    responses={**documented(), 200: {"content": {"text/plain": {"schema": {"type": "string"}}}}},
 )
 def get_metrics(ctx: Ctx, request: Request) -> Response:
     """Figures of the control plane; the nodes' GPUs have exporters of their own."""

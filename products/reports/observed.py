@@ -12,6 +12,7 @@ from dataclasses import replace
 from datetime import date, datetime, time, timedelta
 from typing import Final, Literal
 
+from sqlalchemy import true
 from sqlalchemy.orm import Session
 
 from metrics.service import Dimension, Use, use_by
@@ -49,8 +50,8 @@ def observed(session: Session, report: KpiReport) -> KpiReport:
         datetime.combine(report.ends_on + timedelta(days=1), time(), ALMATY),
         report.as_of + timedelta(microseconds=1),
     )
-    by_sector = use_by(session, Dimension.SECTOR, since, until)
-    by_category = use_by(session, Dimension.CATEGORY, since, until)
+    by_sector = use_by(session, Dimension.SECTOR, since, until, visible=true())
+    by_category = use_by(session, Dimension.CATEGORY, since, until, visible=true())
     return replace(
         report,
         sectors=_filled(report.sectors, by_sector),

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from api import cli
+from metrics import exporter_settings
 from store import journal
 from store.settings import Settings
 
@@ -33,7 +34,8 @@ def rows(path: Path) -> dict[str, list[str]]:
 
 def test_every_setting_is_documented_with_its_default():
     documented = rows(ROOT / "docs/settings.md")
-    assert set(documented) == {f"KEZEK_{name.upper()}" for name in Settings.model_fields}
+    exporters = {f"KEZEK_{setting.name.upper()}" for setting in exporter_settings.SETTINGS}
+    assert set(documented) == {f"KEZEK_{name.upper()}" for name in Settings.model_fields} | exporters
     for name, field in Settings.model_fields.items():
         default = documented[f"KEZEK_{name.upper()}"][0]
         if field.default not in {None, ""}:
@@ -60,6 +62,7 @@ def test_every_command_of_the_server_is_documented():
         "simulate",
         "kpi",
         "report",
+        "alive",
     }
     assert not [name for name in listed if not re.search(rf"`{name}[ `]", page)]
 
