@@ -18,6 +18,7 @@ from quota.ledger import (
     coverable,
     grant,
     project,
+    refund,
     settle,
     used_device_seconds,
 )
@@ -179,6 +180,13 @@ class Books(RuleBasedStateMachine):
         claim_s = self.claims.pop(attempt)
         self.used_s += min(used_s, claim_s)
         self.post(*settle(GRANT, attempt, claim_s, used_s))
+
+    @precondition(lambda self: self.used_s)
+    @rule(data=st.data())
+    def give_back(self, data):
+        lost_s = data.draw(st.integers(1, self.used_s))
+        self.used_s -= lost_s
+        self.post(refund(GRANT, "1-1", lost_s))
 
     @invariant()
     def books_balance(self):

@@ -8,8 +8,11 @@ import pytest
 from sqlalchemy import select
 
 from quota import service as quota
+from quota.policy import parse_policy
 from scheduler import acts, jobs, notices, sampling
+from scheduler.explaining import preview_policy
 from scheduler.fields import ActKind, DependencyKind
+from scheduler.journal_trace import read_journal
 from scheduler.model import JobState, NodeState, WindowKind
 from scheduler.snapshot import load
 from scheduler.submission import Dependency
@@ -339,3 +342,57 @@ def test_a_lost_node_takes_a_planned_start_elsewhere(shared):
 
         assert session.get_one(NodeRow, lost).state == NodeState.DOWN.value
     world.check()
+
+
+def test_the_platforms_own_load_is_replayed_under_another_policy(shared, tmp_path, capsys):
+    import json
+
+    from scheduler.simulate_cli import simulate_main
+
+    world = shared
+    done, running = world.submit(2), world.submit(1)
+    world.turn()
+    world.finish(done)
+    world.hear()
+    assert world.state(running) is JobState.RUNNING
+    jobs_read, queues, policy = read_journal(world.engine, days=1, at=clock.now())
+    assert [(job.id, job.gpus) for job in jobs_read] == [(str(done), 2)]
+    assert (queues, policy.version) == (["science"], "test-2")
+    argv = ["--from-journal", "--nodes", "2", "--json"]
+    assert simulate_main(argv, lambda days: read_journal(world.engine, days=days, at=clock.now())) == 0
+    assert json.loads(capsys.readouterr().out)["jobs"] == 1
+    other = tmp_path / "other.yaml"
+    other.write_text(json.dumps(WITHOUT_SCIENCE))
+    argv += ["--policy", str(other)]
+    assert simulate_main(argv, lambda days: read_journal(world.engine, days=days, at=clock.now())) == 2
+    assert "science is no queue" in capsys.readouterr().err
+    assert simulate_main(["--from-journal", "--nodes", "2"]) == 2
+
+
+WITHOUT_SCIENCE = {
+    "policy": {
+        **POLICY["policy"],
+        "version": "test-3",
+        "effective_from": "2030-01-01",
+        "tree": {"business": {"nominal": "100%"}},
+        "routes": [{"queue": "business"}],
+    }
+}
+
+
+def test_a_preview_names_who_gains_who_loses_and_who_would_be_reclaimed(shared):
+    world = shared
+    first = world.submit(8, 7_200)
+    world.turn()
+    waiting = world.submit(16, 7_200)
+    tree = {"science": {"nominal": "25%"}, "business": {"nominal": "75%", "default_walltime": "10m"}}
+    other = parse_policy({"policy": {**POLICY["policy"], "version": "test-4", "tree": tree}})
+    with snapshot(world.engine) as session:
+        found = preview_policy(session, other, clock.now())
+    by_path = {one.path: one for one in found.queues}
+    assert (by_path["science"].nominal_before, by_path["science"].nominal_after) == (8, 4)
+    assert (by_path["science"].borrowed_before, by_path["science"].borrowed_after) == (0, 8)
+    assert (by_path["business"].nominal_before, by_path["business"].nominal_after) == (8, 12)
+    assert (found.preempting, found.admitted) == ((), ())
+    assert world.state(first) is JobState.RUNNING
+    assert world.state(waiting) is JobState.PENDING
