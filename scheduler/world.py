@@ -132,6 +132,7 @@ class World:
         self.bounds: Final = bounds
         self.free: Final = FreeView.of(snapshot.nodes, snapshot.live)
         self.version = 0
+        self._stamps = 0
         runs = self._runs(snapshot)
         self.shares: Final = {
             pool: Shares(tree, snapshot.at_ms, (run for run in runs if pool_of(run.flavor) == pool))
@@ -217,7 +218,7 @@ class World:
         index = self.free.of_flavor(fit.flavor).index
         self.free.take(fit.slots)
         self._starts += 1
-        self.version += 1
+        self._stamp()
         queue = policy_queue(self.bounds.policy, job.queue)
         run = Run(
             id=AttemptId(f"{job.id}-{job.attempts + 1}"),
@@ -237,6 +238,11 @@ class World:
         self._count_array(None if job.array is None else job.array.id)
         return run
 
+    def _stamp(self) -> None:
+        """The world is another one from now on. A version never comes back for another world."""
+        self._stamps += 1
+        self.version = self._stamps
+
     def _count_array(self, array_id: JobId | None) -> None:
         if array_id is not None:
             self._of_array[array_id] = self.of_array(array_id) + 1
@@ -249,7 +255,7 @@ class World:
         shares.holds[hold.job_id] = self.held[hold.job_id] = hold
         for victim in hold.victims:
             shares.ends_anew(profile.runs[victim])
-        self.version += 1
+        self._stamp()
 
     def release(self, job_id: JobId) -> Hold | None:
         """A planned start stands no more, and its victims run on; None when there was none."""
@@ -260,7 +266,7 @@ class World:
             del shares.holds[job_id]
             for victim in hold.victims:
                 shares.ends_anew(profile.runs[victim])
-            self.version += 1
+            self._stamp()
         return hold
 
     def holds(self) -> list[Hold]:
