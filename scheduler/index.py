@@ -14,8 +14,11 @@ from uuid import UUID
 
 from quota.model import Policy
 from quota.policy import policy_queue
-from scheduler.model import JobId, PendingJob, Request, Snapshot
+from scheduler.changed import changes
+from scheduler.model import JobId, Node, PendingJob, Request, Snapshot
 from scheduler.order import Aging, Key, key_of
+from scheduler.running import Running
+from scheduler.world import Bounds
 
 Group = tuple[str, Request, UUID]
 """Queue, request and project: all that grants, quota and room look at."""
@@ -67,14 +70,31 @@ class Index:
         self._policy: Policy | None = None
         self._nominals: Mapping[str, int] = {}
         self._at_ms = 0
+        self.running: Final = Running()
+        self._bounds: tuple[tuple[Node, ...], Mapping[str, int], Bounds] | None = None
         self._forget()
+
+    def bounds(self, snapshot: Snapshot, policy: Policy) -> Bounds:
+        """What could ever fit, made anew when nodes, capacity or policy changed."""
+        known = self._bounds
+        if (
+            known is None
+            or known[0] != snapshot.nodes
+            or known[1] != snapshot.capacity
+            or known[2].policy != policy
+        ):
+            known = self._bounds = (
+                snapshot.nodes,
+                dict(snapshot.capacity),
+                Bounds(snapshot, policy),
+            )
+        return known[2]
 
     def _forget(self) -> None:
         """Begin anew."""
         self.jobs: dict[JobId, PendingJob] = {}
         self.queues: dict[str, dict[object, Kind]] = {}
         self._pending: tuple[PendingJob, ...] = ()
-        self._ids: set[int] = set()
         self._places: dict[JobId, tuple[str, object, Key]] = {}
         self._groups: dict[Group, int] = {}
         self._young: list[tuple[int, JobId]] = []
@@ -91,7 +111,8 @@ class Index:
         if not is_same or snapshot.at_ms < self._at_ms or aging.nominals != self._nominals:
             self._forget()
         self._policy, self._nominals, self._at_ms = policy, aging.nominals, snapshot.at_ms
-        came, gone = self._changes(snapshot.pending)
+        came, gone = changes(self._pending, snapshot.pending)
+        self._pending = snapshot.pending
         self._remove(gone)
         self._add(came, aging)
         aged = self._aged(aging)
@@ -103,20 +124,6 @@ class Index:
         queue, name, key = self._places[job_id]
         kind = self.queues[queue][name]
         return kind, bisect_left(kind.keys, key)
-
-    def _changes(self, pending: tuple[PendingJob, ...]) -> tuple[list[PendingJob], list[PendingJob]]:
-        """Jobs that came and that went, one that changed in both; the same object did not change."""
-        ids = set(map(id, pending))
-        is_new, is_gone = ids - self._ids, self._ids - ids
-        came = {job.id: job for job in pending if id(job) in is_new} if is_new else {}
-        gone = [self.jobs[job.id] for job in self._pending if id(job) in is_gone] if is_gone else []
-        equal = {job.id for job in gone if came.get(job.id) == job}
-        # Identities last as long as the objects: the tuple they were read from is kept with them.
-        self._pending, self._ids = pending, ids
-        return (
-            [job for job in came.values() if job.id not in equal],
-            [job for job in gone if job.id not in equal],
-        )
 
     def _add(self, jobs: Iterable[PendingJob], aging: Aging) -> None:
         found: dict[int, tuple[Kind, list[tuple[Key, PendingJob]]]] = {}

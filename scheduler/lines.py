@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import heapq
-from bisect import bisect_left
+from bisect import bisect_left, bisect_right
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Final
@@ -24,6 +24,8 @@ class Waits:
     is_entitled: bool = False
     shield: PendingJob | None = None
     is_free: bool = False
+    is_shut_out: bool = False
+    """There is no room and there will be none in this cycle: the reason in full is worked out when it is read."""
 
 
 @dataclass(slots=True)
@@ -142,7 +144,7 @@ class Line:
         """Who stands before the place that the walk has reached was passed over; the rest takes part again."""
         for number, waits in asleep:
             walk = self.walks[number]
-            walk.tell(bisect_left(walk.keys, self._at, walk.next), waits)
+            walk.tell(bisect_right(walk.keys, self._at, walk.next), waits)
             if walk.next < len(walk.jobs):
                 heapq.heappush(self._heap, (walk.keys[walk.next], number))
         asleep.clear()
@@ -172,6 +174,11 @@ class Line:
         walk, number = self._step()
         if walk.next < len(walk.jobs):
             (self._sound_asleep if is_sound else self._asleep).append((number, waits))
+
+    def shut(self, waits: Waits) -> None:
+        """The head and all of its kind sleep soundly: there is no room for them."""
+        self._at, number = heapq.heappop(self._heap)
+        self._sound_asleep.append((number, waits))
 
     def _step(self) -> tuple[Walk, int]:
         self._at, number = heapq.heappop(self._heap)

@@ -124,6 +124,8 @@ class FairShare:
 
     def next_of(self, queues: Iterable[str]) -> str:
         """Which of these queues goes first, at least one given. O(queues x depth + children on the way)."""
+        if ROOT not in self._below:
+            return min(queues)  # nothing is in service
         waiting = {node for queue in queues for node in ancestors(queue)}
         node = ROOT
         while node in self._below:

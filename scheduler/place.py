@@ -138,6 +138,13 @@ class Rooms:
         self.free: Final[Counts] = np.array([free for _, _, free in nodes], dtype=np.int64)
         self.total = int(self.free.sum())
 
+    def copy(self) -> Rooms:
+        """The same, to take from."""
+        other = Rooms.__new__(Rooms)
+        other.names, other.index, other.sizes = self.names, self.index, self.sizes  # type: ignore[misc]
+        other.free, other.total = self.free.copy(), self.total  # type: ignore[misc]
+        return other
+
     def take(self, node: str, gpus: int) -> None:
         """So many GPUs of a node are free no more."""
         self.free[self.index[node]] -= gpus
@@ -185,14 +192,28 @@ class FreeView:
 
     def copy(self) -> FreeView:
         """An independent view of the same; what is taken there stays free here."""
-        return FreeView(
-            self._nodes.values(),
-            {
-                uuid
-                for name, node in self._nodes.items()
-                for uuid in set(node.gpu_uuids) - set(self._free[name])
-            },
-        )
+        other = FreeView(())
+        other._nodes = self._nodes  # noqa: SLF001 - of its own class; the nodes never change
+        other._free = self._free.copy()  # noqa: SLF001
+        other.rooms.update({flavor: rooms.copy() for flavor, rooms in self.rooms.items()})
+        return other
+
+    def occupy(self, slots: Iterable[Slot]) -> None:
+        """The slots' GPUs are free no more, as far as they were; nodes that are not here have none."""
+        for slot in slots:
+            self._set(slot.node, set(self._free.get(slot.node, ())).difference(slot.gpu_uuids))
+
+    def give_back(self, slots: Iterable[Slot]) -> None:
+        """The slots' GPUs are free again; a placement must not have been asked for before."""
+        for slot in slots:
+            self._set(slot.node, set(self._free.get(slot.node, ())).union(slot.gpu_uuids))
+
+    def _set(self, name: str, free: Collection[str]) -> None:
+        node = self._nodes.get(name)
+        if node is not None:
+            left = tuple(uuid for uuid in node.gpu_uuids if uuid in free)
+            self.rooms[node.flavor].take(name, len(self._free[name]) - len(left))
+            self._free[name] = left
 
     @property
     def flavors(self) -> tuple[str, ...]:

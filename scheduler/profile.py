@@ -29,7 +29,9 @@ class Run:
         picks: GPUs by position of the node; nodes out of service are not among them.
         order: (instant, place in its cycle) of its admission.
         end_ms: when its GPUs are free at the latest, as far as is known.
-        lost: GPU-seconds that stopping it now would lose.
+        asked_gpus: what its work is counted by.
+        saved_ms: instant since which its work is on no checkpoint.
+        protected_s: the most seconds of work that count as lost.
         is_reclaimable: nobody forbade it and it is not under notice.
     """
 
@@ -43,8 +45,14 @@ class Run:
     end_ms: int
     priority: int = 0
     grace_ms: int = 0
-    lost: int = 0
+    asked_gpus: int = 0
+    saved_ms: int = 0
+    protected_s: int = 0
     is_reclaimable: bool = True
+
+    def lost(self, at_ms: int) -> int:
+        """GPU-seconds that stopping it at an instant would lose."""
+        return self.asked_gpus * min(max(0, at_ms - self.saved_ms) // 1_000, self.protected_s)
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,7 +100,8 @@ class Profile:
     def start(self, run: Run) -> None:
         """A job starts now; its GPUs were taken from the rooms already."""
         self.runs[run.id] = run
-        self._ends = None
+        if self._ends is not None:
+            self._insert_end(run, self._ends)
         for at_ms, slack in self._slack.items():
             if at_ms < run.end_ms:
                 _add(slack, run.picks, -1)
@@ -149,6 +158,14 @@ class Profile:
         table = np.array(flat, dtype=np.int64).reshape(-1, 3)
         table = table[np.argsort(table[:, 0], kind="stable")]
         self._ends, self._ended_nodes, self._ended_gpus = table[:, 0], table[:, 1], table[:, 2]
+
+    def _insert_end(self, run: Run, ends: Counts) -> None:
+        """One more end among those that are sorted."""
+        place = int(np.searchsorted(ends, run.end_ms, side="right"))
+        nodes, gpus = zip(*run.picks, strict=True)
+        self._ends = np.insert(ends, place, [run.end_ms] * len(nodes))
+        self._ended_nodes = np.insert(self._ended_nodes, place, nodes)
+        self._ended_gpus = np.insert(self._ended_gpus, place, gpus)
 
     def slack(self, at_ms: int) -> Counts:
         """What is free at an instant beside what runs and every planned start."""

@@ -6,7 +6,7 @@ from typing import Final
 
 from quota.cohort import ancestors
 from quota.policy import policy_queue
-from scheduler.fit import Fit, World, fits
+from scheduler.fit import Fit, NoFit, World, fits, is_free_to_start
 from scheduler.index import Group
 from scheduler.model import PendingJob, ReasonCode, ShareClass, Wait
 from scheduler.order import AGED, ENTITLED_FIRST, RESERVED, deciding_rule, in_order, siblings
@@ -37,11 +37,12 @@ class Reasons:
         self._turns: Final = turns
         self._before: World | None = None
         self._fits_alone: Final[dict[Group, Fit | None]] = {}
+        self._refusals: Final[dict[Group, NoFit]] = {}
         self._takers: Final[dict[Shape, int]] = {}
 
     def of(self, job: PendingJob, waits: Waits) -> Wait:
         """The job's reason: whoever took the room in this cycle, where it is that, else the refusal itself."""
-        refusal = waits.refusal
+        refusal = self._shut_out(job) if waits.is_shut_out else waits.refusal
         if refusal.reason is ReasonCode.WAITING_TURN and waits.shield is not None:
             return Wait(job.id, refusal.reason, {"ahead": waits.shield.id, "rule": AGED})
         if refusal.reason in _ROOM and not waits.is_free:
@@ -52,6 +53,17 @@ class Reasons:
                 rule = self._rule(ahead, number, job, waits)
                 return Wait(job.id, ReasonCode.WAITING_TURN, {"ahead": ahead.job.id, "rule": rule})
         return Wait(job.id, refusal.reason, refusal.numbers)
+
+    def _shut_out(self, job: PendingJob) -> NoFit:
+        """Why a job that found no room cannot start, as the cycle ended."""
+        key = (job.queue, job.request, job.project_id)
+        known = self._refusals.get(key)
+        if known is not None and is_free_to_start(job, self._turns.world.at_ms):
+            return known
+        found = fits(job, self._turns.world)
+        refusal = found if isinstance(found, NoFit) else NoFit(ReasonCode.NO_CAPACITY)
+        self._refusals[key] = refusal
+        return refusal
 
     def _alone(self, job: PendingJob) -> Fit | None:
         """Where the job would fit beside the running jobs alone."""

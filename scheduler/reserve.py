@@ -107,7 +107,11 @@ class Search:
         ]
         if max((run.grace_ms for run in due), default=0) >= at_ms - self.world.at_ms:
             due = [run for run in due if not self._is_fresh(run)]
-        victims = fewest_victims(by_loss(due), lambda chosen: self._place(ask, chosen, only) is not None)
+        victims = fewest_victims(
+            by_loss(due, self.world.at_ms),
+            lambda chosen: self._place(ask, chosen, only) is not None,
+            self.world.at_ms,
+        )
         if victims is None:
             return None
         return self._hold(ask, cast("Picks", self._place(ask, victims, only)), victims)
@@ -117,8 +121,9 @@ class Search:
 
         Victims are chosen by what they lose, whatever their grace; the longest grace among them is the start.
         """
-        candidates = by_loss(run for run in self._candidates() if not self._is_fresh(run))
-        victims = fewest_victims(candidates, lambda chosen: self._bought(chosen) is not None)
+        now_ms = self.world.at_ms
+        candidates = by_loss((run for run in self._candidates() if not self._is_fresh(run)), now_ms)
+        victims = fewest_victims(candidates, lambda chosen: self._bought(chosen) is not None, now_ms)
         found = None if victims is None else self._bought(victims)
         if found is None or not found.victims:
             return None

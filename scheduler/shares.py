@@ -52,10 +52,8 @@ class Shares:
         self._by_queue: Final[dict[str, list[tuple[tuple[int, int], AttemptId, Run]]]] = {}
         self._charged: Final[dict[str, dict[int, Charged]]] = {}
         held: dict[str, int] = {}
-        for run in runs:
-            insort(
-                self._by_queue.setdefault(run.queue, []), (run.order, run.id, run), key=lambda item: item[:2]
-            )
+        for run in sorted(runs, key=lambda run: (run.order, run.id)):
+            self._by_queue.setdefault(run.queue, []).append((run.order, run.id, run))
             held[run.queue] = held.get(run.queue, 0) + run.gpus
         self.use: Final = Use(tree, held)
 

@@ -10,7 +10,7 @@ from quota.fairshare import entry_charge
 from quota.model import Policy
 from quota.policy import policy_queue
 from quota.tree import WHOLE
-from scheduler.fit import Bounds, Fit, NoFit, World, fits_eligible, has_room, is_free_to_start, not_eligible
+from scheduler.fit import Fit, NoFit, World, fits_eligible, has_room, is_free_to_start, not_eligible
 from scheduler.model import JobId, PendingJob, ReasonCode, Reservation, ShareClass, Snapshot
 from scheduler.index import Index
 from scheduler.lines import Line, Told, Waits, Walk, line_of
@@ -59,11 +59,11 @@ class Turns:
     def __init__(self, snapshot: Snapshot, policy: Policy, index: Index | None = None) -> None:
         self.snapshot: Final = snapshot
         self.policy: Final = policy
-        self.bounds: Final = Bounds(snapshot, policy)
-        self.world: Final = World(snapshot, self.bounds)
+        self._index: Final = Index() if index is None else index
+        self.bounds: Final = self._index.bounds(snapshot, policy)
+        self.world: Final = World(snapshot, self.bounds, self._index.running)
         tree = self.bounds.trees.get(WHOLE, NO_LIMITS)
         self.aging: Final = Aging(snapshot.at_ms, policy.aging_full_after_s, tree.nominal)
-        self._index: Final = Index() if index is None else index
         self._index.follow(snapshot, policy, self.aging)
         self.jobs: Final = self._index.jobs
         priorities = {node.path: node.priority for node in policy.tree}
@@ -180,13 +180,15 @@ class Turns:
         """
         while (walk := self._head(line)) is not None:
             job = walk.job
-            if self._is_refused(walk, line):
+            is_entitled = self.is_entitled(job)
+            is_aged = self.aging.is_aged(job, line.queue)
+            may_shield = line.shield is None and is_aged
+            if (is_entitled or may_shield) and self._is_refused(walk, line):
                 continue
-            if self.is_entitled(job):
+            if is_entitled:
                 return True
             walk.passed = min(walk.passed, walk.next)
-            is_aged = self.aging.is_aged(job, line.queue)
-            if line.shield is None and is_aged:
+            if may_shield:
                 line.shield = job
             if job.is_expedited and not is_aged:
                 line.advance()  # an aged one may stand behind it, and is to shield the queue at its place
@@ -261,7 +263,8 @@ class Turns:
             search = Search(self.jobs[job_id], before.flavor, self.world)
             self._hold_ahead(line, self.jobs[job_id], search.at(before.start_ms, only=before.picks))
         for place, job in line.passed_before(key, is_full=self._is_full()):
-            if job.id not in self.world.held and self._may_reserve(job):
+            may_plan = job.id not in self.world.held and self._may_reserve(job)
+            if may_plan and not_eligible(job, self.world) is None:
                 self.holders.add(job.id)
                 line.last_ahead = place
                 if job.id in self.standing:
@@ -306,11 +309,26 @@ class Turns:
         """Turns of a queue until one of its jobs starts; whether one did."""
         starts = len(self.starts)
         while len(self.starts) == starts and (walk := self._head(line)) is not None:
-            if not self._is_refused(walk, line):
+            if self._is_shut_out(walk, line):
+                line.shut(Waits(walk.job, NoFit(ReasonCode.NO_CAPACITY), is_shut_out=True))
+            elif not self._is_refused(walk, line):
                 version = self.world.version
                 self._turn(walk.job, line, is_entitled=False)
                 self._move_on(walk, line, version)
         return len(self.starts) > starts
+
+    def _is_shut_out(self, walk: Walk, line: Line) -> bool:
+        """Whether neither the head nor any of its kind can start, plan a start, or shield the queue."""
+        job = walk.job
+        return (
+            self._is_full()
+            and not has_room(job.request, self.world)
+            and walk.keys[walk.next] > line.last_ahead
+            and job.id not in self.holders
+            and job.id not in self.world.held
+            and not job.is_expedited
+            and (line.shield not in {None, job} or not self.aging.is_aged(job, line.queue))
+        )
 
     # Step 3: what was kept for a job that then went elsewhere is there for those it kept waiting.
 
