@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import heapq
-from bisect import bisect_left, bisect_right
-from collections.abc import Iterable, Iterator
+from bisect import bisect_left
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Final
 
 from scheduler.fit import NoFit
 from scheduler.index import Kind
-from scheduler.model import JobId, PendingJob
+from scheduler.model import JobId, PendingJob, ReasonCode
 from scheduler.order import Key
 from scheduler.profile import Hold
 
@@ -63,6 +63,11 @@ class Walk:
         return self.jobs[self.next]
 
     @property
+    def is_plain(self) -> bool:
+        """Whether all from the next on are neither expedited nor aged."""
+        return self.keys[self.next][:2] == (0, 0)
+
+    @property
     def following(self) -> PendingJob | None:
         """The one behind it."""
         return self.jobs[self.next + 1] if self.next + 1 < len(self.jobs) else None
@@ -102,22 +107,32 @@ class Line:
         self._heap: list[tuple[Key, int]] = []
         self._asleep: list[tuple[int, Waits]] = []
         self._sound_asleep: list[tuple[int, Waits]] = []
-        self._begin()
 
-    def begin_passed(self) -> bool:
-        """Begin again with the jobs that were passed; whether there are any."""
-        for walk in self.walks:
+    def begin(self) -> None:
+        """Begin with the first job of every walk that was not passed at once."""
+        self._begin(number for number, walk in enumerate(self.walks) if walk.passed > 0)
+
+    def begin_passed(self, is_shut_out: Callable[[Walk], bool]) -> bool:
+        """Begin again with the jobs that were passed; whether there are any.
+
+        Args:
+            is_shut_out: of a walk at its next job: whether all its jobs can only wait.
+        """
+        found: list[int] = []
+        for number, walk in enumerate(self.walks):
             walk.next = walk.passed
-        self._begin()
-        return bool(self._heap)
+            if walk.next < len(walk.jobs):
+                if is_shut_out(walk):
+                    waits = Waits(walk.job, NoFit(ReasonCode.NO_CAPACITY), is_shut_out=True)
+                    self._sound_asleep.append((number, waits))
+                else:
+                    found.append(number)
+        self._begin(found)
+        return bool(self._heap or self._sound_asleep)
 
-    def _begin(self) -> None:
+    def _begin(self, numbers: Iterable[int]) -> None:
         self._at = ()
-        self._heap = [
-            (walk.keys[walk.next], number)
-            for number, walk in enumerate(self.walks)
-            if walk.next < len(walk.jobs)
-        ]
+        self._heap = [(self.walks[number].keys[self.walks[number].next], number) for number in numbers]
         heapq.heapify(self._heap)
 
     def head(self, version: int, *, is_full: bool) -> Walk | None:
@@ -144,7 +159,7 @@ class Line:
         """Who stands before the place that the walk has reached was passed over; the rest takes part again."""
         for number, waits in asleep:
             walk = self.walks[number]
-            walk.tell(bisect_right(walk.keys, self._at, walk.next), waits)
+            walk.tell(bisect_left(walk.keys, self._at, walk.next), waits)
             if walk.next < len(walk.jobs):
                 heapq.heappush(self._heap, (walk.keys[walk.next], number))
         asleep.clear()
@@ -174,11 +189,6 @@ class Line:
         walk, number = self._step()
         if walk.next < len(walk.jobs):
             (self._sound_asleep if is_sound else self._asleep).append((number, waits))
-
-    def shut(self, waits: Waits) -> None:
-        """The head and all of its kind sleep soundly: there is no room for them."""
-        self._at, number = heapq.heappop(self._heap)
-        self._sound_asleep.append((number, waits))
 
     def _step(self) -> tuple[Walk, int]:
         self._at, number = heapq.heappop(self._heap)

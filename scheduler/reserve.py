@@ -8,6 +8,7 @@ from __future__ import annotations
 from bisect import bisect_left
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import cached_property
 from typing import Final, cast
 
 from quota.policy import policy_queue
@@ -24,7 +25,7 @@ MAX_INSTANTS: Final = 1_000
 
 
 class Search:
-    """One job's search for a start, on the nodes of one flavor.
+    """One job's search for a start, on the nodes of one flavor, in the world as it is now.
 
     Args:
         job: a job that cannot start now.
@@ -63,11 +64,12 @@ class Search:
         if self.shares.tree.is_limited or len(self.world.profiles) > 1:
             others = [hold.end_ms for hold in self.shares.holds.values()] + self.shares.ends()
             found.update(at_ms for at_ms in others if at_ms > now_ms)
-        for run in self._candidates():
+        for run in self._candidates:
             if self.world.at_ms + run.grace_ms > now_ms:
                 found.add(self.world.at_ms + run.grace_ms)
         return sorted(found)
 
+    @cached_property
     def _candidates(self) -> list[Run]:
         """What other queues have borrowed now and may be taken back, on these nodes."""
         known = self.profile.runs
@@ -81,7 +83,7 @@ class Search:
     def _may_have_room(self, at_ms: int) -> bool:
         """Whether there is room at an instant if every borrower gives way; once true, true for ever."""
         room = self.profile.base(at_ms)
-        freed = [run for run in self._candidates() if run.end_ms > at_ms]
+        freed = [run for run in self._candidates if run.end_ms > at_ms]
         if freed:
             room = self.profile.with_freed(room, freed)
         return self._pick(room) is not None
@@ -102,7 +104,7 @@ class Search:
         borrowed = self.shares.borrowed_of_others(self.queue, at_ms)
         due = [
             run
-            for run in self._candidates()
+            for run in self._candidates
             if run.id in borrowed and run.end_ms > at_ms and self.world.at_ms + run.grace_ms <= at_ms
         ]
         if max((run.grace_ms for run in due), default=0) >= at_ms - self.world.at_ms:
@@ -122,7 +124,7 @@ class Search:
         Victims are chosen by what they lose, whatever their grace; the longest grace among them is the start.
         """
         now_ms = self.world.at_ms
-        candidates = by_loss((run for run in self._candidates() if not self._is_fresh(run)), now_ms)
+        candidates = by_loss((run for run in self._candidates if not self._is_fresh(run)), now_ms)
         victims = fewest_victims(candidates, lambda chosen: self._bought(chosen) is not None, now_ms)
         found = None if victims is None else self._bought(victims)
         if found is None or not found.victims:

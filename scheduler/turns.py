@@ -83,6 +83,7 @@ class Turns:
         self.decided: Final[set[JobId]] = set()
         self.reclaims: Final[list[JobId]] = []
         self._refused: Final[dict[int, tuple[int, NoFit]]] = {}
+        self._roomless: Final[set[object]] = set()
         self._eligible: Final[dict[int, int]] = {}
         self._unbought: Final[dict[int, int]] = {}
 
@@ -150,8 +151,12 @@ class Turns:
     def entitled(self) -> None:
         """Jobs that are entitled now, queue by queue as fair share says, each queue in its own order."""
         for line in self.strays:
+            line.begin()
             while (walk := self._head(line)) is not None:
                 self._is_refused(walk, line)  # the policy has no such queue
+        for line in self.lines.values():
+            self._pass_at_once(line)
+            line.begin()
         waiting = {queue for queue, line in self.lines.items() if self._has_entitled(line)}
         while waiting:
             line = self.lines[self.fair.next_of(waiting)]
@@ -160,6 +165,17 @@ class Turns:
                 self._entitled_turn(line)
             if not self._has_entitled(line):
                 waiting.discard(line.queue)
+
+    def _pass_at_once(self, line: Line) -> None:
+        """Kinds that are not entitled are passed as a whole where none of their jobs can shield the queue."""
+        known: dict[tuple[int, tuple[str, ...]], bool] = {}
+        for walk in line.walks:
+            request = walk.job.request
+            size = (request.gpus, request.flavors)
+            if size not in known:
+                known[size] = self.is_entitled(walk.job)
+            if not known[size] and walk.is_plain:
+                walk.passed = 0
 
     def _head(self, line: Line) -> Walk | None:
         """The walk whose next job's turn it is; jobs that were decided before are left out."""
@@ -299,7 +315,7 @@ class Turns:
 
     def borrowed(self) -> None:
         """All other jobs, queue by queue as fair share says."""
-        waiting = {queue for queue, line in self.lines.items() if line.begin_passed()}
+        waiting = {queue for queue, line in self.lines.items() if line.begin_passed(self._is_shut_out)}
         while waiting:
             line = self.lines[self.fair.next_of(waiting)]
             if not self._borrowed_turns(line):
@@ -309,26 +325,24 @@ class Turns:
         """Turns of a queue until one of its jobs starts; whether one did."""
         starts = len(self.starts)
         while len(self.starts) == starts and (walk := self._head(line)) is not None:
-            if self._is_shut_out(walk, line):
-                line.shut(Waits(walk.job, NoFit(ReasonCode.NO_CAPACITY), is_shut_out=True))
-            elif not self._is_refused(walk, line):
+            if not self._is_refused(walk, line):
                 version = self.world.version
                 self._turn(walk.job, line, is_entitled=False)
                 self._move_on(walk, line, version)
         return len(self.starts) > starts
 
-    def _is_shut_out(self, walk: Walk, line: Line) -> bool:
-        """Whether neither the head nor any of its kind can start, plan a start, or shield the queue."""
+    def _is_shut_out(self, walk: Walk) -> bool:
+        """Whether none of the walk's jobs can start, plan a start, or shield the queue.
+
+        What is free only shrinks: where there is no room now, there will be none in this cycle.
+        """
         job = walk.job
-        return (
-            self._is_full()
-            and not has_room(job.request, self.world)
-            and walk.keys[walk.next] > line.last_ahead
-            and job.id not in self.holders
-            and job.id not in self.world.held
-            and not job.is_expedited
-            and (line.shield not in {None, job} or not self.aging.is_aged(job, line.queue))
-        )
+        if not walk.is_plain or job.id in self.holders or job.id in self.world.held or not self._is_full():
+            return False
+        shape = (job.request.flavors, job.request.gpus, job.request.nodes)
+        if shape not in self._roomless and not has_room(job.request, self.world):
+            self._roomless.add(shape)
+        return shape in self._roomless
 
     # Step 3: what was kept for a job that then went elsewhere is there for those it kept waiting.
 
