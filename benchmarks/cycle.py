@@ -107,7 +107,7 @@ class Bench:
         begun = time.perf_counter()
         plan = self.plan = make_plan(snapshot, self.policy, self.index)
         taken_s = time.perf_counter() - begun
-        for number, entry in enumerate(plan.entries.effects):
+        for number, entry in enumerate(plan.effects):
             if isinstance(entry, Admit):
                 job = self.pending.pop(entry.job_id)
                 self.live[f"{job.id}-1"] = LiveAttempt(
@@ -126,7 +126,7 @@ class Bench:
                 )
         self.reservations = tuple(
             Reservation(e.job_id, e.start_ms, e.place, e.flavor, e.share_class, plan.at_ms, e.is_reclaim)
-            for e in plan.entries.effects
+            for e in plan.effects
             if isinstance(e, Reserve)
         )
         return taken_s

@@ -348,3 +348,9 @@ class Plan:
     policy_version: str
     entries: Sequence[PlanEntry]
     next_ms: int | None = None
+
+    @property
+    def effects(self) -> tuple[PlanEntry, ...]:
+        """All entries but the reasons of those who wait, in order; these are not worked out for it."""
+        found = getattr(self.entries, "effects", self.entries)
+        return tuple(entry for entry in found if not isinstance(entry, Wait))

@@ -76,6 +76,14 @@ class Search:
         runs = [known[run] for run in sorted(self.shares.borrowed_of_others(self.queue)) if run in known]
         return [run for run in runs if run.is_reclaimable]
 
+    @cached_property
+    def _is_plain(self) -> bool:
+        """Whether the job can neither be entitled, and take back, nor run past anything planned."""
+        return self.shape.gpus > self.shares.tree.nominal.get(self.queue, 0) and not any(
+            hold.queue != self.queue and hold.share_class is ShareClass.ENTITLED
+            for hold in self.shares.holds.values()
+        )
+
     def _is_fresh(self, run: Run) -> bool:
         """Whether it starts this very instant: nobody gets notice before he has begun."""
         return run.order[0] == self.world.at_ms
@@ -93,6 +101,8 @@ class Search:
 
     def at(self, at_ms: int, *, may_reclaim: bool = True, only: Picks | None = None) -> Hold | None:
         """The start at one instant, with as few victims as can be, or None; `only` asks for these nodes."""
+        if self._is_plain and self._pick(self.profile.slack(at_ms)) is None:
+            return None
         ask = self._ask(at_ms)
         if self.shares.demoted(ask.queue, ask.gpus, ask.start_ms, ask.end_ms) is not None:
             return None

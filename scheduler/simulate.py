@@ -29,6 +29,7 @@ from scheduler.facts import (
     Requeue,
     Settle,
 )
+from scheduler.index import Index
 from scheduler.measures import Disruption, Ended
 from scheduler.model import (
     Admit,
@@ -119,6 +120,7 @@ class Replayer:
             for name in (f"n{number:05}" for number in range(nodes))
         )
         self._capacity: Final = {FLAVOR: nodes * gpus_per_node}
+        self._index: Final = Index()
         self._heap: Final[list[tuple[int, int, int, str]]] = []
         self._seq = 0
         self._views: Final[dict[JobId, JobView]] = {}
@@ -193,7 +195,7 @@ class Replayer:
         self._next_cycle_ms = None
         self._cycles += 1
         self._sample(at_ms)
-        plan = make_plan(self._snapshot(at_ms), self._policy)
+        plan = make_plan(self._snapshot(at_ms), self._policy, self._index)
         self._apply(plan)
         if plan.next_ms is not None:
             self._wake(plan.next_ms)
@@ -234,7 +236,7 @@ class Replayer:
     def _apply(self, plan: Plan) -> None:
         reserved: list[Reservation] = []
         started: set[JobId] = set()
-        for number, entry in enumerate(plan.entries):
+        for number, entry in enumerate(plan.effects):
             match entry:
                 case Admit():
                     self._start(entry, number, plan.at_ms)
