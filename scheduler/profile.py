@@ -95,11 +95,13 @@ class Profile:
         self._masks: Final = [np.array([name in window.nodes for name in rooms.names]) for window in windows]
         self._slack: Final[dict[int, Counts]] = {}
         self._ends: Counts | None = None
+        self._instants: Counts | None = None
         self._ended_nodes = self._ended_gpus = np.zeros(0, dtype=np.int64)
 
     def start(self, run: Run) -> None:
         """A job starts now; its GPUs were taken from the rooms already."""
         self.runs[run.id] = run
+        self._instants = None
         if self._ends is not None:
             self._insert_end(run, self._ends)
         for at_ms, slack in self._slack.items():
@@ -123,7 +125,7 @@ class Profile:
     def _change(self, hold: Hold, sign: int) -> None:
         """What is remembered follows a planned start that came or went."""
         if hold.victims:
-            self._ends = None
+            self._ends = self._instants = None
             self._slack.clear()
         for at_ms, slack in self._slack.items():
             if hold.start_ms <= at_ms < hold.end_ms:
@@ -137,9 +139,11 @@ class Profile:
 
     def instants(self) -> list[int]:
         """Instants after now at which something becomes free, ascending."""
-        ends = {run.end_ms for run in self.runs.values()}
-        ends |= {hold.end_ms for hold in self.holds.values()} | {window.to_ms for window in self.windows}
-        return sorted(end for end in ends if end > self.at_ms)
+        if self._instants is None:
+            self._instants = np.unique([run.end_ms for run in self.runs.values()]).astype(np.int64)
+        planned = [hold.end_ms for hold in self.holds.values()] + [window.to_ms for window in self.windows]
+        ends = np.unique(np.concatenate((self._instants, np.array(planned, dtype=np.int64))))
+        return [int(end) for end in ends[np.searchsorted(ends, self.at_ms, side="right") :].tolist()]
 
     def base(self, at_ms: int) -> Counts:
         """What is free at an instant beside what runs, planned starts left out. O(nodes + runs)."""
@@ -211,10 +215,11 @@ class Profile:
 
     def with_freed(self, room: Counts, freed: Iterable[Run]) -> Counts:
         """The room and what these runs hold; a new array."""
-        found = room.copy()
-        for run in freed:
-            _add(found, run.picks, 1)
-        return found
+        picks = [pick for run in freed for pick in run.picks]
+        if not picks:
+            return room.copy()
+        nodes, gpus = np.array(picks, dtype=np.int64).T
+        return room + np.bincount(nodes, weights=gpus, minlength=len(room)).astype(np.int64)
 
     def closed(self, start_ms: int, end_ms: int, project: UUID) -> list[tuple[Window, Counts]]:
         """Windows that a job of the project would run into, each with which nodes (a boolean mask)."""

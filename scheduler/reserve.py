@@ -11,6 +11,8 @@ from dataclasses import replace
 from functools import cached_property
 from typing import Final, cast
 
+import numpy as np
+
 from quota.policy import policy_queue
 from scheduler.fit import shape_of
 from scheduler.model import JobId, PendingJob, ShareClass
@@ -91,10 +93,19 @@ class Search:
     def _may_have_room(self, at_ms: int) -> bool:
         """Whether there is room at an instant if every borrower gives way; once true, true for ever."""
         room = self.profile.base(at_ms)
-        freed = [run for run in self._candidates if run.end_ms > at_ms]
-        if freed:
-            room = self.profile.with_freed(room, freed)
+        if self._candidates:
+            ends, nodes, gpus = self._candidates_by_node
+            is_left = ends > at_ms
+            back = np.bincount(nodes[is_left], weights=gpus[is_left], minlength=len(room))
+            room = room + back.astype(np.int64)
         return self._pick(room) is not None
+
+    @cached_property
+    def _candidates_by_node(self) -> tuple[Counts, Counts, Counts]:
+        """Ends, nodes and GPUs of the candidates, one item for each node of each."""
+        table = [(run.end_ms, node, gpus) for run in self._candidates for node, gpus in run.picks]
+        ends, nodes, gpus = np.array(table, dtype=np.int64).reshape(-1, 3).T
+        return ends, nodes, gpus
 
     def _pick(self, room: Counts) -> Picks | None:
         return pick(room, self.profile.rooms.sizes, self.shape.gpus, self.shape.nodes)
