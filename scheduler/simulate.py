@@ -73,6 +73,15 @@ class Event(IntEnum):
 
 
 @dataclass(frozen=True, slots=True)
+class Told:
+    """The first planned start that a job was told, at `at_ms`, and when it first began."""
+
+    at_ms: int
+    start_ms: int
+    began_ms: int
+
+
+@dataclass(frozen=True, slots=True)
 class Replay:
     """What came of a replay."""
 
@@ -80,6 +89,7 @@ class Replay:
     disruption: Disruption
     balance: Balance
     cycles: int
+    told: tuple[Told, ...] = ()
 
 
 class Replayer:
@@ -132,6 +142,8 @@ class Replayer:
         self._held_ms: Final[dict[str, int]] = {}
         self._reservations: tuple[Reservation, ...] = ()
         self._promised: Final[dict[JobId, tuple[int, int]]] = {}
+        self._first_told: Final[dict[JobId, tuple[int, int]]] = {}
+        self._told: Final[list[Told]] = []
         self._ended: Final[list[Ended]] = []
         self._next_cycle_ms: int | None = None
         self._preemptions = self._useless = self._lost = self._late_ms = self._cycles = 0
@@ -146,7 +158,7 @@ class Replayer:
                 self._take(kind, subject, at_ms)
             on_progress(len(self._ended))
         disruption = Disruption(self._preemptions, self._useless, self._lost, self._late_ms // MS)
-        return Replay(tuple(self._ended), disruption, self._balance, self._cycles)
+        return Replay(tuple(self._ended), disruption, self._balance, self._cycles, tuple(self._told))
 
     def _at(self, at_ms: int, kind: Event, subject: str = "") -> None:
         self._seq += 1
@@ -242,6 +254,7 @@ class Replayer:
                     self._start(entry, number, plan.at_ms)
                     started.add(entry.job_id)
                 case Reserve():
+                    self._first_told.setdefault(entry.job_id, (plan.at_ms, entry.start_ms))
                     reserved.append(
                         Reservation(
                             job_id=entry.job_id,
@@ -273,6 +286,9 @@ class Replayer:
 
     def _start(self, entry: Admit, number: int, at_ms: int) -> None:
         job = self._pending.pop(entry.job_id)
+        told = self._first_told.pop(job.id, None)
+        if told is not None:
+            self._told.append(Told(*told, at_ms))
         view = self._views[job.id]
         attempt_id = lifecycle.attempt_id(job.id, view.attempts + 1)
         claim = ledger.claim(self._balance, self._grant, attempt_id, entry.claim_s)
