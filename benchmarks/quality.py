@@ -23,9 +23,9 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from scheduler.baselines import Baseline
-from scheduler.interval import start_interval
+from scheduler.interval import Told, coverage
 from scheduler.measures import Disruption, Ended, measure, percentile
-from scheduler.simulate import Replayer, Told
+from scheduler.simulate import Replayer
 from scheduler.simulate_cli import SCHEDULERS, equal_shares, queue_name, replay_baseline
 from scheduler.traces import READERS, TraceJob
 
@@ -39,9 +39,7 @@ def prepared(jobs: list[TraceJob], args: argparse.Namespace) -> list[TraceJob]:
         jobs = [replace(job, walltime_s=max(1, job.duration_s * factor)) for job in jobs]
     if args.whole_nodes:
         size = args.gpus_per_node
-        jobs = [
-            job if job.gpus <= size else replace(job, gpus=-(-job.gpus // size) * size) for job in jobs
-        ]
+        jobs = [job if job.gpus <= size else replace(job, gpus=-(-job.gpus // size) * size) for job in jobs]
     return jobs[: args.limit]
 
 
@@ -65,18 +63,15 @@ def by_size(ended: Iterable[Ended]) -> dict[str, dict[str, float]]:
     return found
 
 
-def coverage(told: Iterable[Told]) -> dict[str, object]:
-    """How often a job began within the interval that it was first told, and which parts of the time it took."""
+def held(told: Iterable[Told]) -> dict[str, object]:
+    """How often a job began within the interval that it was first told, and which part of the time it took."""
     all_told = [entry for entry in told if entry.start_ms > entry.at_ms]
-    within = 0
-    for entry in all_told:
-        low, high = start_interval(entry.at_ms, entry.start_ms)
-        within += low <= entry.began_ms <= high
+    within, asked = coverage(all_told)
     ratios = sorted((e.began_ms - e.at_ms) / (e.start_ms - e.at_ms) for e in all_told)
     return {
-        "told": len(all_told),
-        "covered": round(within / len(all_told), 3) if all_told else None,
-        "ratios": {str(q): round(percentile(ratios, q), 4) for q in (0.05, 0.1, 0.2, 0.5, 0.8, 0.9, 0.95)},
+        "told": asked,
+        "covered": round(within / asked, 3) if asked else None,
+        "shares": {str(ratio): round(percentile(ratios, ratio), 4) for ratio in (0.1, 0.5, 0.9)},
     }
 
 
@@ -92,7 +87,7 @@ def run(name: str, jobs: list[TraceJob], args: argparse.Namespace) -> dict[str, 
         )
         replay = replayer.run()
         ended, disruption = list(replay.ended), replay.disruption
-        starts = coverage(replay.told)
+        starts = held(replay.told)
     else:
         ended = replay_baseline(jobs, queues, Baseline(name, args.nodes, args.gpus_per_node))
         disruption = Disruption()

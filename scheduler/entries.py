@@ -58,7 +58,7 @@ class Entries(Sequence[PlanEntry]):
         return tuple(self) == tuple(other) if isinstance(other, Sequence) else NotImplemented
 
     def __hash__(self) -> int:
-        return hash(self._read())
+        return hash(self.effects)  # reasons hold mappings, which have no hash
 
     def __repr__(self) -> str:
         return repr(self._read())

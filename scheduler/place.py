@@ -213,8 +213,8 @@ class FreeView:
     def copy(self) -> FreeView:
         """An independent view of the same; what is taken there stays free here."""
         other = FreeView(())
-        other._nodes = self._nodes  # noqa: SLF001 - of its own class; the nodes never change
-        other._free = self._free.copy()  # noqa: SLF001
+        other._nodes = self._nodes
+        other._free = self._free.copy()
         other.rooms.update({flavor: rooms.copy() for flavor, rooms in self.rooms.items()})
         return other
 

@@ -8,10 +8,10 @@ from quota.cohort import ancestors
 from quota.policy import policy_queue
 from scheduler.fit import Fit, NoFit, World, fits, is_free_to_start
 from scheduler.index import Group
+from scheduler.lines import Waits
 from scheduler.model import PendingJob, ReasonCode, ShareClass, Wait
 from scheduler.order import AGED, ENTITLED_FIRST, RESERVED, deciding_rule, in_order, siblings
 from scheduler.place import Shape, pick
-from scheduler.lines import Waits
 from scheduler.turns import Started, Turns
 
 _ROOM: Final = frozenset(

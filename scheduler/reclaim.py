@@ -13,9 +13,7 @@ def by_loss(runs: Iterable[Run], at_ms: int) -> list[Run]:
     Lower priority, then least lost work (GPU-seconds since the last checkpoint), then youngest, then id.
     Source: Kueue's candidate order (lowest priority, newest admission), with lost work between the two.
     """
-    return sorted(
-        runs, key=lambda run: (run.priority, run.lost(at_ms), -run.order[0], -run.order[1], run.id)
-    )
+    return sorted(runs, key=lambda run: (run.priority, run.lost(at_ms), -run.order[0], -run.order[1], run.id))
 
 
 def fewest_victims(

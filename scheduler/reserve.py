@@ -19,8 +19,9 @@ from scheduler.model import JobId, PendingJob, ShareClass
 from scheduler.place import Counts, Picks, pick
 from scheduler.profile import Hold, Profile, Run
 from scheduler.reclaim import by_loss, fewest_victims
+from scheduler.running import MS
 from scheduler.shares import Ask
-from scheduler.world import MS, World
+from scheduler.world import World
 
 MAX_INSTANTS: Final = 1_000
 """Instants at which one job's start is tried; a job that fits none of so many waits without a planned start."""

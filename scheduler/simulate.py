@@ -30,6 +30,7 @@ from scheduler.facts import (
     Settle,
 )
 from scheduler.index import Index
+from scheduler.interval import Told
 from scheduler.measures import Disruption, Ended
 from scheduler.model import (
     Admit,
@@ -70,15 +71,6 @@ class Event(IntEnum):
     STOP = 1
     SUBMIT = 2
     CYCLE = 3
-
-
-@dataclass(frozen=True, slots=True)
-class Told:
-    """The first planned start that a job was told, at `at_ms`, and when it first began."""
-
-    at_ms: int
-    start_ms: int
-    began_ms: int
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,9 +11,9 @@ from quota.model import Policy
 from quota.policy import policy_queue
 from quota.tree import WHOLE
 from scheduler.fit import Fit, NoFit, World, fits_eligible, has_room, is_free_to_start, not_eligible
-from scheduler.model import JobId, PendingJob, ReasonCode, Reservation, ShareClass, Snapshot
 from scheduler.index import Index
 from scheduler.lines import Line, Told, Waits, Walk, line_of
+from scheduler.model import JobId, PendingJob, ReasonCode, Reservation, ShareClass, Snapshot
 from scheduler.order import Aging, FairShare, Key
 from scheduler.place import Picks
 from scheduler.profile import OVERDUE_MS, Hold
