@@ -17,7 +17,7 @@ from api.answers import Problem
 from api.context import Context
 from api.examples import EXAMPLES, POLICY_EXAMPLE
 from api.limits import BodyLimit
-from api.routes import files, health, jobs, products, public, quota, telemetry, tenants
+from api.routes import files, health, jobs, planning, products, public, quota, telemetry, tenants
 from scheduler.dispatch.executor import Executor
 from store import clock
 
@@ -32,6 +32,7 @@ does not exist for you."""
 
 _TAGS: Final = [
     {"name": "jobs", "description": "Submit jobs, follow them, fetch what they made."},
+    {"name": "planning", "description": "Why a job waits; what operators set above the machine."},
     {"name": "quota", "description": "Policies, grants and what is left of them."},
     {"name": "tenants", "description": "Organisations, projects, users, roles and tokens."},
     {"name": "products", "description": "What was built on the platform, with its evidence."},
@@ -57,8 +58,9 @@ class _Application(FastAPI):
             schemas["Problem"] = problem
             for name, example in EXAMPLES.items():
                 schemas[name]["example"] = example
-            policy = document["paths"]["/v1/policies"]["post"]["requestBody"]["content"]
-            policy["application/json"]["example"] = POLICY_EXAMPLE
+            for path in ("/v1/policies", "/v1/policies/preview"):
+                policy = document["paths"][path]["post"]["requestBody"]["content"]
+                policy["application/json"]["example"] = POLICY_EXAMPLE
         return super().openapi()
 
 
@@ -67,6 +69,7 @@ def create_app(
     executor: Callable[[], Executor],
     *,
     collectors: Iterable[Collector] = (),
+    project_collectors: Iterable[Collector] = (),
     now: Callable[[], datetime] = clock.now,
 ) -> FastAPI:
     """Make the application.
@@ -75,12 +78,15 @@ def create_app(
         engine: a database at this release's migration (`/readyz` says when it is not).
         executor: gives the executor through which logs and outputs are read, asked anew by each request. It may raise
             `scheduler.dispatch.executor.UnreachableError` while there are no agents.
-        collectors: what `/metrics` shows; asked at each scrape.
+        collectors: what `/metrics` shows to everybody; asked at each scrape.
+        project_collectors: what `/metrics/projects` shows: whose job holds which GPU, what projects have left.
         now: the clock.
     """
-    registry = CollectorRegistry()
+    registry, projects_registry = CollectorRegistry(), CollectorRegistry()
     for collector in collectors:
         registry.register(collector)
+    for collector in project_collectors:
+        projects_registry.register(collector)
     app = _Application(
         title="Kezek",
         version=VERSION,
@@ -89,12 +95,15 @@ def create_app(
         docs_url=None,  # the interactive pages load scripts from other hosts
         redoc_url=None,
     )
-    app.state.context = Context(engine=engine, executor=executor, registry=registry, now=now)
+    app.state.context = Context(
+        engine=engine, executor=executor, registry=registry, projects_registry=projects_registry, now=now
+    )
     for router in (
         public.router,
         tenants.router,
         quota.router,
         jobs.router,
+        planning.router,
         files.router,
         telemetry.router,
         products.router,

@@ -62,7 +62,11 @@ def _agents(arguments: Sequence[str]) -> int:
 def _simulate(arguments: Sequence[str]) -> int:
     from scheduler.simulate_cli import simulate_main as run
 
-    return run(arguments)
+    if "--from-journal" not in arguments:
+        return run(arguments)
+    from api.commands import simulate_journal
+
+    return simulate_journal(arguments)
 
 
 def _report(arguments: Sequence[str]) -> int:

@@ -87,6 +87,8 @@ def _migrate(_options: argparse.Namespace, settings: Settings) -> int:
 def _policy(options: argparse.Namespace, settings: Settings) -> int:
     from quota.policy import PolicyError, load_policy_text
 
+    if options.action == "diff":
+        return _policy_diff(options, settings)
     try:
         _, policy = load_policy_text(options.file.read_text(encoding="utf-8"))
         if options.action == "check":
@@ -103,6 +105,50 @@ def _policy(options: argparse.Namespace, settings: Settings) -> int:
         return EXIT_FAILED
     sys.stdout.write(f"policy {enacted.version}: in force from {enacted.effective_from}\n")
     return 0
+
+
+def _policy_diff(options: argparse.Namespace, settings: Settings) -> int:
+    """What a policy would do to the machine as it stands."""
+    from dataclasses import asdict
+
+    from quota.policy import PolicyError, load_policy_text
+    from quota.service import NoPolicyError
+    from scheduler.explaining import preview_policy
+
+    try:
+        _, policy = load_policy_text(options.file.read_text(encoding="utf-8"))
+        with engine.snapshot(_open(settings)) as session:
+            found = preview_policy(session, policy, clock.now())
+    except (PolicyError, NoPolicyError) as error:
+        sys.stderr.write(f"{options.file}: {error}\n")
+        return EXIT_FAILED
+    if options.json:
+        _print(asdict(found))
+        return 0
+    for queue in found.queues:
+        sys.stdout.write(
+            f"{queue.path}: nominal {queue.nominal_before} -> {queue.nominal_after} GPUs, holds {queue.held}, "
+            f"borrowed {queue.borrowed_before} -> {queue.borrowed_after}\n"
+        )
+    sys.stdout.write(f"would get notice: {', '.join(found.preempting) or 'nobody'}\n")
+    sys.stdout.write(f"would start: {', '.join(map(str, found.admitted)) or 'none'}\n")
+    return 0
+
+
+def simulate_journal(arguments: Sequence[str]) -> int:
+    """Replay the platform's own load; returns the exit code."""
+    from quota.service import NoPolicyError
+    from scheduler.journal_trace import read_journal
+    from scheduler.simulate_cli import Load, simulate_main
+
+    def load(days: int) -> Load:
+        return read_journal(_open(Settings()), days=days, at=clock.now())
+
+    try:
+        return simulate_main(arguments, load)
+    except (NoDatabaseError, NoPolicyError, migrate.SchemaMismatchError, OperationalError) as error:
+        sys.stderr.write(f"kezek-server simulate: {error}\n")
+        return EXIT_FAILED
 
 
 def _token(_options: argparse.Namespace, settings: Settings) -> int:
@@ -191,9 +237,10 @@ def _parser() -> argparse.ArgumentParser:
     add("api", _api, "Serve the HTTP API.")
     add("scheduler", _scheduler, "Run the scheduler and the journal's sealer.")
     add("migrate", _migrate, "Bring the database to this release.")
-    policy = add("policy", _policy, "Check a quota policy, or enact it.")
-    policy.add_argument("action", choices=["check", "enact"])
+    policy = add("policy", _policy, "Check a quota policy, see what it would do, or enact it.")
+    policy.add_argument("action", choices=["check", "diff", "enact"])
     policy.add_argument("file", type=Path)
+    policy.add_argument("--json", action="store_true", help="of diff: one JSON object")
     add("token", _token, "Print this machine's operator token, issuing one if need be.")
     audit = add("audit", _audit, "Verify the journal's chain.")
     audit.add_argument("action", choices=["verify"])

@@ -25,6 +25,7 @@ from products import service as products
 from products.indicator import YearWithoutTargetError
 from quota.policy import PolicyError
 from quota.service import AwardRefusedError, NoPolicyError, PolicyExistsError
+from scheduler.acts import ActNotFoundError, ActRefusedError
 from scheduler.dispatch.executor import ExecutorError, RefusedError
 from scheduler.dispatch.limits import MAX_BUNDLE_BYTES
 from scheduler.jobs import BundleRefusedError, JobNotFoundError, JobRefusedError, JobStateError
@@ -292,11 +293,12 @@ _TRANSLATIONS: Final[tuple[tuple[tuple[type[Exception], ...], _Convert], ...]] =
     ((tenants.AuthenticationError, AwardRefusedError, NoPolicyError), _coded),
     ((JobRefusedError,), _refused_job),
     ((JobStateError,), _fixed(ErrorCode.CONFLICT)),
+    ((ActRefusedError,), _fixed(ErrorCode.VALIDATION)),
     ((BundleRefusedError,), _bundle),
     ((PolicyError,), _policy),
     ((PolicyExistsError, tenants.TakenError, products.ProductTakenError), _fixed(ErrorCode.CONFLICT)),
     ((products.ProductStateError,), _fixed(ErrorCode.CONFLICT)),
-    ((tenants.NotFoundError, JobNotFoundError, products.ProductNotFoundError), _not_found),
+    ((tenants.NotFoundError, JobNotFoundError, ActNotFoundError, products.ProductNotFoundError), _not_found),
     ((tenants.UnsuitableError,), _unsuitable),
     ((IdentifierError,), _fixed(ErrorCode.BAD_BIN)),
     ((products.NotIndependentError,), _fixed(ErrorCode.NOT_INDEPENDENT)),

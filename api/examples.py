@@ -9,6 +9,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Final
 
+from api.planning_answers import PLANNING
+
 _ORGANISATION_ID: Final = "0f0a4f1e-6a0e-4c6e-9d4c-3a1c5e1b7a01"
 _PROJECT_ID: Final = "0f0a4f1e-6a0e-4c6e-9d4c-3a1c5e1b7a02"
 _USER_ID: Final = "0f0a4f1e-6a0e-4c6e-9d4c-3a1c5e1b7a03"
@@ -140,6 +142,10 @@ _ATTEMPT: Final = {
     "started_at": _STARTED,
     "ended_at": _ENDED,
     "stop_why": None,
+    "grace_s": 120,
+    "reclaimed_by": None,
+    "notice_ends_at": None,
+    "refunded_s": 0,
 }
 _SLOT: Final = {"node": "n0", "gpu_uuids": _GPUS}
 _REASON: Final = {
@@ -176,6 +182,11 @@ _JOB: Final = {
     "memory_bytes_per_rank": None,
     "bundle": _BUNDLE,
     "is_held": False,
+    "begin_at": None,
+    "depends_on": [],
+    "array": None,
+    "planned_start": None,
+    "preemptions": 0,
     "is_cancel_requested": False,
     "is_simulated": True,
     "attempts": 1,
@@ -277,6 +288,7 @@ EXAMPLES: Final[Mapping[str, object]] = {
     "CheckOut": _CHECK,
     "ClusterOut": {"is_simulated": True, **_IN_USE, "nodes": [_NODE]},
     "CountedOut": _COUNTED,
+    **PLANNING,
     "EventOut": _EVENT,
     "EventsOut": {"items": [_EVENT], "next_after": None},
     "EvidenceFileOut": _EVIDENCE_FILE,

@@ -74,4 +74,6 @@ def of_refusal(place: str, message: str, numbers: Mapping[str, int | str]) -> Fi
         return Finding(place, message, "limit", numbers)
     if "least" in numbers:
         return Finding(place, message, "greater_than_equal", {"ge": numbers["least"]})
+    if "job" in numbers:
+        return Finding(place, message)
     return Finding(place, message, "walltime" if "queue" in numbers else "characters", numbers)

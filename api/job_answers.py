@@ -17,7 +17,8 @@ from scheduler.jobs import (
     JobView,
     QueueUse,
 )
-from scheduler.model import JobState, NodeState
+from scheduler.model import JobState, NodeState, Reservation
+from store.clock import from_ms
 from store.journal import Record
 
 
@@ -36,6 +37,46 @@ class ReasonOut(BaseModel):
     text: str
 
 
+class DependencyOut(BaseModel):
+    """A job that has to end before this one, and how (`afterok`, `afterany`, `afternotok`)."""
+
+    job_id: int
+    kind: str
+
+
+class ArrayOut(BaseModel):
+    """Where a job stands in its array: the array's number is that of its first job."""
+
+    id: int
+    index: int
+    cap: int
+
+
+class PlannedStartOut(BaseModel):
+    """When and where a waiting job is to start, counted with full walltimes of all that run before it.
+
+    It comes no later unless entitled work, a lost node, a policy or an operator moves it. With `is_reclaim` GPUs are
+    being taken back for it.
+    """
+
+    starts_at: datetime
+    flavor: str
+    share_class: str
+    nodes: dict[str, int]
+    is_reclaim: bool
+
+    @classmethod
+    def of(cls, found: Reservation) -> PlannedStartOut:
+        """The wire form."""
+        return cls(
+            starts_at=from_ms(found.start_ms),
+            flavor=found.flavor,
+            share_class=found.share_class.value,
+            nodes=dict(found.place),
+            is_reclaim=found.is_reclaim,
+        )
+
+
 class RankOut(BaseModel):
     """One rank of an attempt: its place, and how it ended once it did."""
 
@@ -50,7 +91,10 @@ class RankOut(BaseModel):
 
 
 class AttemptOut(BaseModel):
-    """One execution of a job; `claim_s` and `used_s` are device-seconds."""
+    """One execution of a job; `claim_s`, `used_s` and `refunded_s` are device-seconds.
+
+    `reclaimed_by` is the job that takes its GPUs back; its notice ends at `notice_ends_at`.
+    """
 
     id: str
     number: int
@@ -66,6 +110,10 @@ class AttemptOut(BaseModel):
     started_at: datetime | None
     ended_at: datetime | None
     stop_why: str | None
+    grace_s: int
+    reclaimed_by: int | None
+    notice_ends_at: datetime | None
+    refunded_s: int
 
     @classmethod
     def of(cls, found: AttemptRecord) -> AttemptOut:
@@ -121,6 +169,11 @@ class JobOut(BaseModel):
     memory_bytes_per_rank: int | None
     bundle: str | None
     is_held: bool
+    begin_at: datetime | None
+    depends_on: list[DependencyOut]
+    array: ArrayOut | None
+    planned_start: PlannedStartOut | None
+    preemptions: int
     is_cancel_requested: bool
     is_simulated: bool | None
     attempts: int
@@ -140,9 +193,18 @@ class JobOut(BaseModel):
     def of(cls, job: JobView, reason: ReasonOut | None, exit_error_text: str | None) -> JobOut:
         """The wire form."""
         same = ("id", "project", "organisation", "user", "queue", "state", "place", "priority", "is_held")
-        marks = ("is_cancel_requested", "is_simulated", "attempts", "exit_code", "exit_signal", "exit_error")
+        marks = (
+            "begin_at",
+            "preemptions",
+            "is_cancel_requested",
+            "is_simulated",
+            "attempts",
+            "exit_code",
+            "exit_signal",
+            "exit_error",
+        )
         times = ("gpu_seconds", "submitted_at", "back_off_until", "first_started_at", "finished_at")
-        text, request = job.text, job.request
+        text, request, array = job.text, job.request, job.array
         return cls(
             **{name: getattr(job, name) for name in (*same, *marks, *times)},
             name=None if text is None else text.name,
@@ -157,6 +219,9 @@ class JobOut(BaseModel):
             flavors=list(request.flavors),
             memory_bytes_per_rank=request.memory_bytes_per_rank,
             bundle=job.bundle_digest,
+            depends_on=[DependencyOut(job_id=job_id, kind=kind) for job_id, kind in job.depends_on],
+            array=None if array is None else ArrayOut(id=array.id, index=job.array_index or 0, cap=array.cap),
+            planned_start=None if job.planned_start is None else PlannedStartOut.of(job.planned_start),
             slots=[SlotOut(node=slot.node, gpu_uuids=list(slot.gpu_uuids)) for slot in job.slots],
             attempt=None if job.attempt is None else AttemptOut.of(job.attempt),
         )

@@ -16,9 +16,13 @@ from products.model import Stage
 from products.service import MAX_JOBS
 from quota.model import GroundKind
 from quota.service import MAX_GRANTED_S
+from scheduler.acts import MAX_REASON_CHARS
 from scheduler.dispatch.limits import ENV_NAME, MAX_WORLD_SIZE
+from scheduler.fields import ActKind, DependencyKind
 from scheduler.jobs import (
+    MAX_ARRAY,
     MAX_COMMAND_ARGS,
+    MAX_DEPENDENCIES,
     MAX_ENV_ENTRIES,
     MAX_GPUS,
     MAX_MEMORY_BYTES,
@@ -28,7 +32,7 @@ from scheduler.jobs import (
     MAX_PRIORITY,
     MAX_WALLTIME_S,
 )
-from scheduler.model import JobState
+from scheduler.model import JobState, WindowKind
 from tenants.access import MAX_LIFETIME_S, MIN_LIFETIME_S
 from tenants.model import Category, ProjectStatus, Role, Scope, Sector
 
@@ -36,6 +40,10 @@ MAX_TEXT_CHARS: Final = 2_000
 """Longest text a person writes: a description or a reviewer's note."""
 MAX_WORD_CHARS: Final = 32_768
 """Longest argument of a command or value of a variable; their sum has its own limit."""
+MAX_WINDOW_NODES: Final = 2_000
+"""Nodes of one window: a whole machine of them."""
+MAX_WINDOW_PROJECTS: Final = 50
+"""Projects that one reservation is for."""
 MAX_FLAVORS: Final = 16
 """Kinds of GPU in one list."""
 MAX_GROUNDS: Final = 20
@@ -54,6 +62,7 @@ Prose = Annotated[str, StringConstraints(pattern=r"^[^\x00]*$", max_length=MAX_T
 Word = Annotated[str, StringConstraints(pattern=r"^[^\x00]*$", max_length=MAX_WORD_CHARS)]
 Sha256 = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
 Flavor = Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9.-]{0,62}$")]
+Reason = Annotated[Prose, StringConstraints(min_length=1, max_length=MAX_REASON_CHARS)]
 JobNumber = Annotated[int, Field(ge=1, le=MAX_ID)]
 
 
@@ -194,6 +203,20 @@ class GrantIn(Body):
     grounds: list[GroundIn] = Field(min_length=1, max_length=MAX_GROUNDS)
 
 
+class DependencyIn(Body):
+    """Another job of the project, and how it has to end before this one may start."""
+
+    job_id: JobNumber
+    kind: DependencyKind = DependencyKind.AFTER_OK
+
+
+class ArrayIn(Body):
+    """So many jobs alike, each told its number in KEZEK_ARRAY_INDEX; at most `cap` run at a time."""
+
+    count: int = Field(ge=1, le=MAX_ARRAY)
+    cap: int = Field(ge=1, le=MAX_ARRAY)
+
+
 class JobIn(Body):
     """A job to be submitted."""
 
@@ -237,6 +260,30 @@ class JobIn(Body):
         description="Order among your queue's jobs; above 0 needs an operator.",
     )
     is_held: bool = Field(default=False, description="Wait until released.")
+    begin_at: InstantIn | None = Field(default=None, description="Start no earlier.")
+    depends_on: list[DependencyIn] = Field(default=[], max_length=MAX_DEPENDENCIES)
+    array: ArrayIn | None = None
+
+
+class ActIn(Body):
+    """An act of an operator: pause a job or a queue, put a job first, or forbid to take its GPUs back (pin)."""
+
+    kind: ActKind
+    job_id: JobNumber | None = None
+    queue: str | None = Field(default=None, max_length=600, pattern=r"^[a-z0-9/-]+$")
+    reason: Reason
+    expires_at: InstantIn
+
+
+class WindowIn(Body):
+    """Nodes to be set apart for [from_at, to_at): maintenance, or a reservation for projects."""
+
+    kind: WindowKind
+    nodes: list[Line] = Field(min_length=1, max_length=MAX_WINDOW_NODES)
+    projects: list[Slug] = Field(default=[], max_length=MAX_WINDOW_PROJECTS)
+    from_at: InstantIn
+    to_at: InstantIn
+    reason: Reason
 
 
 class ProductIn(Body):

@@ -14,6 +14,7 @@ _MOVE_OF_KIND: Final = {
     "ledger.pending": (EntryKind.PENDING, Account.AVAILABLE, Account.PENDING),
     "ledger.posted": (EntryKind.POSTED, Account.PENDING, Account.USED),
     "ledger.voided": (EntryKind.VOIDED, Account.PENDING, Account.AVAILABLE),
+    "ledger.reversed": (EntryKind.REVERSED, Account.USED, Account.AVAILABLE),
 }
 
 

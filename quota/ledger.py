@@ -84,6 +84,15 @@ def settle(grant_id: GrantId, attempt_id: str, claim_s: int, used_s: int) -> tup
     return tuple(_entry(kind, grant_id, amount_s, attempt_id) for kind, amount_s in parts if amount_s)
 
 
+def refund(grant_id: GrantId, attempt_id: str, amount_s: int) -> Entry:
+    """Reverse a part of what an attempt was charged: work that the platform itself made it lose.
+
+    Raises:
+        LedgerError: an amount below 1.
+    """
+    return _entry(EntryKind.REVERSED, grant_id, amount_s, attempt_id)
+
+
 def used_device_seconds(gpus: int, committed_ms: int, ended_ms: int, walltime_s: int) -> int:
     """Device-seconds an attempt is charged: GPUs x whole seconds, a begun second counting whole.
 

@@ -63,6 +63,7 @@ __all__ = [
     "policies",
     "policy_in_force",
     "policy_of_version",
+    "refund",
     "settle",
     "verify",
 ]
@@ -205,6 +206,7 @@ _KIND_OF_ENTRY: Final = {
     EntryKind.PENDING: "ledger.pending",
     EntryKind.POSTED: "ledger.posted",
     EntryKind.VOIDED: "ledger.voided",
+    EntryKind.REVERSED: "ledger.reversed",
 }
 
 
@@ -258,6 +260,16 @@ def settle(session: Session, settlement: Settlement, *, at: datetime, actor: str
     entries = ledger.settle(settlement.grant_id, settlement.attempt_id, settlement.claim_s, settlement.used_s)
     _post(session, entries, row, at=at, actor=actor)
     return entries
+
+
+def refund(
+    session: Session, grant_id: GrantId, attempt_id: str, amount_s: int, *, at: datetime, actor: str
+) -> Entry:
+    """Reverse device-seconds that an attempt was charged, under the lock of the balance."""
+    row = _locked(session, grant_id)
+    entry = ledger.refund(grant_id, attempt_id, amount_s)
+    _post(session, (entry,), row, at=at, actor=actor)
+    return entry
 
 
 def grants(session: Session, project_ids: Iterable[UUID] | None = None) -> list[Grant]:

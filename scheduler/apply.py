@@ -18,10 +18,11 @@ from sqlalchemy.orm import Session
 from quota import service as quota
 from quota.ledger import Refusal
 from quota.model import Policy
+from quota.policy import policy_queue
 from scheduler import fit, lifecycle
-from scheduler.changes import Book, admit, take
+from scheduler.changes import Book, admit, job_of, take
 from scheduler.facts import Admitted, ExpireRequested
-from scheduler.fields import pending_job
+from scheduler.fields import Standing
 from scheduler.model import (
     Admit,
     AttemptId,
@@ -32,9 +33,10 @@ from scheduler.model import (
     ReasonCode,
     Wait,
 )
+from scheduler.notices import keep_promises
 from scheduler.plan import plan_digest
-from scheduler.rows import job_fields, new_rank
-from scheduler.snapshot import load_running
+from scheduler.rows import new_rank
+from scheduler.snapshot import load_running, load_standing, pending_jobs
 from scheduler.tables import AllocationRow, AttemptRow, JobRow
 from store import clock, journal, lease
 from tenants.model import ProjectStatus
@@ -85,18 +87,31 @@ class Planned:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Applied:
-    """What became of a plan. `is_partial`: more was planned than one transaction takes; cycle again at once."""
+    """What became of a plan.
+
+    Args:
+        reserved: jobs whose planned start came, changed or went.
+        preempting: attempts that were given notice.
+        spared: attempts whose notice was taken back.
+        is_partial: more was planned than one transaction takes; cycle again at once.
+        next_ms: when the next planned start or notice comes; None = none is known.
+    """
 
     admitted: tuple[AttemptId, ...] = ()
     rejected: tuple[Rejected, ...] = ()
     expired: tuple[AttemptId, ...] = ()
+    reserved: tuple[JobId, ...] = ()
+    preempting: tuple[AttemptId, ...] = ()
+    spared: tuple[AttemptId, ...] = ()
     waits_changed: int = 0
     is_partial: bool = False
+    next_ms: int | None = None
 
     @property
     def has_effect(self) -> bool:
         """Whether something was written, and so the cycle's record too."""
-        return bool(self.admitted or self.expired or self.waits_changed)
+        promised = self.reserved or self.preempting or self.spared
+        return bool(self.admitted or self.expired or promised or self.waits_changed)
 
 
 @dataclass(slots=True)
@@ -104,11 +119,6 @@ class _Tally:
     admitted: list[AttemptId] = field(default_factory=list)
     rejected: list[Rejected] = field(default_factory=list)
     expired: list[AttemptId] = field(default_factory=list)
-
-
-def job_of(attempt_id: str) -> JobId:
-    """The job of an attempt, by its name."""
-    return JobId(int(attempt_id.rpartition("-")[0]))
 
 
 def apply(session: Session, held: lease.Held, planned: Planned) -> Applied:
@@ -134,14 +144,25 @@ def apply(session: Session, held: lease.Held, planned: Planned) -> Applied:
     _expire(session, (e for e in plan.entries if isinstance(e, Expire)), tally, at=at, actor=actor)
     if admits:
         _admit_all(session, admits[:MAX_ADMISSIONS], tally, planned=planned, held=held)
+    promised = keep_promises(
+        session,
+        plan,
+        refund_cap_s=planned.policy.checkpoint_refund_cap_s,
+        open_to=frozenset(entry.job_id for entry in admits).difference(map(job_of, tally.admitted)),
+        actor=actor,
+    )
     changes = _changed_waits(session, plan)
     written = _write_waits(session, changes[:MAX_WAIT_CHANGES], at=at, actor=actor)
     applied = Applied(
         admitted=tuple(tally.admitted),
         rejected=tuple(tally.rejected),
         expired=tuple(tally.expired),
+        reserved=tuple(promised.reserved),
+        preempting=tuple(promised.told),
+        spared=tuple(promised.spared),
         waits_changed=written,
         is_partial=len(admits) > MAX_ADMISSIONS or len(changes) > MAX_WAIT_CHANGES,
+        next_ms=plan.next_ms,
     )
     if applied.has_effect:
         _record(session, planned, applied, at=at, actor=actor)
@@ -161,6 +182,8 @@ def _record(session: Session, planned: Planned, applied: Applied, *, at: datetim
         "entries": len(plan.entries),
         "admitted": list(applied.admitted),
         "rejected": [{"job_id": r.entry.job_id, "why": r.why} for r in applied.rejected],
+        "preempting": list(applied.preempting),
+        "spared": list(applied.spared),
         "load_ms": planned.load_ms,
         "plan_ms": planned.plan_ms,
     }
@@ -180,10 +203,11 @@ def _admit_all(
 ) -> None:
     now = load_running(session, clock.from_ms(planned.plan.at_ms))
     world = fit.World(now, fit.Bounds(now, planned.policy))
-    for entry in entries:
+    admission = _Admission(planned, world, held, load_standing(session, clock.from_ms(planned.plan.at_ms)))
+    for number, entry in enumerate(entries, 1):
         try:
             with session.begin_nested():
-                found = _admit(session, entry, world, held=held, at=clock.from_ms(planned.plan.at_ms))
+                found = _admit(session, entry, number, admission)
         except IntegrityError:
             found = Rejected(entry, GPU_TAKEN)
         if isinstance(found, Rejected):
@@ -192,18 +216,35 @@ def _admit_all(
             tally.admitted.append(found)
 
 
-def _admit(
-    session: Session, entry: Admit, world: fit.World, *, held: lease.Held, at: datetime
-) -> AttemptId | Rejected:
+@dataclass(frozen=True, slots=True)
+class _Admission:
+    """What the admissions of one cycle share: the plan, what runs beside them, the lease, the acts."""
+
+    planned: Planned
+    world: fit.World
+    held: lease.Held
+    standing: Standing
+
+    @property
+    def at(self) -> datetime:
+        return clock.from_ms(self.planned.plan.at_ms)
+
+    @property
+    def actor(self) -> str:
+        return f"scheduler:{self.held.epoch}"
+
+
+def _admit(session: Session, entry: Admit, number: int, admission: _Admission) -> AttemptId | Rejected:
     """One admission: lock the job, ask `fits` again for exactly these slots, claim, write."""
-    actor = f"scheduler:{held.epoch}"
+    at, actor = admission.at, admission.actor
     book = Book.open(session, entry.job_id, at=at, actor=actor)
     row = book.job
     if row.state != JobState.PENDING.value:
         return Rejected(entry, JOB_GONE)
     status = session.scalar(select(ProjectRow.status).where(ProjectRow.id == row.project_id))
-    job = pending_job(row.id, job_fields(row), is_suspended=status != ProjectStatus.ACTIVE.value)
-    found = fit.fits(job, world, slots=entry.slots)
+    is_suspended = status != ProjectStatus.ACTIVE.value
+    (job,) = pending_jobs(session, [(row, is_suspended)], admission.standing)
+    found = fit.fits(job, admission.world, slots=entry.slots)
     if isinstance(found, fit.NoFit):
         return Rejected(entry, found.reason)
     if found.grant_id != entry.grant_id:
@@ -212,23 +253,31 @@ def _admit(
     claimed = quota.claim(session, found.grant_id, attempt_id, found.claim_s, at=at, actor=actor)
     if isinstance(claimed, Refusal):
         return Rejected(entry, ReasonCode.BUDGET_EXHAUSTED)
-    _write_attempt(book, entry, attempt_id, held.epoch)
-    world.start(job, found)
+    _write_attempt(book, entry, attempt_id, admission, number)
+    admission.world.start(job, found)
     return attempt_id
 
 
-def _write_attempt(book: Book, entry: Admit, attempt_id: AttemptId, epoch: int) -> None:
+def _write_attempt(
+    book: Book, entry: Admit, attempt_id: AttemptId, admission: _Admission, number: int
+) -> None:
     row = book.job
+    bounds = admission.world.bounds
+    queue = bounds.queues.get(policy_queue(bounds.policy, row.queue))
     attempt = AttemptRow(
         id=attempt_id,
         job_id=row.id,
         state=JobState.ADMITTED.value,
         share_class=entry.share_class.value,
-        epoch=epoch,
+        epoch=admission.held.epoch,
         grant_id=entry.grant_id,
         claim_s=entry.claim_s,
         ranks=[new_rank(slot) for slot in entry.slots],
         admitted_at=book.at,
+        admitted_seq=number,
+        grace_s=0 if queue is None else queue.grace_s,
+        refund_cap_s=0,
+        refunded_s=0,
     )
     fact = Admitted(
         attempt_id=attempt_id,

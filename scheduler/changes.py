@@ -33,6 +33,7 @@ from scheduler.facts import (
     Requeue,
     Settle,
     StopAttempt,
+    StopWhy,
 )
 from scheduler.fields import Fields
 from scheduler.model import LIVE_STATES, JobId, JobState
@@ -50,6 +51,11 @@ FINISH_KINDS: Final[Mapping[JobState, str]] = {
     JobState.NODE_FAIL: "job.lost_nodes",
 }
 """The record of each way in which a job ends."""
+
+
+def job_of(attempt_id: str) -> JobId:
+    """The job of an attempt, by its name."""
+    return JobId(int(attempt_id.rpartition("-")[0]))
 
 
 class UnknownJobError(LookupError):
@@ -263,6 +269,7 @@ def _carry_out(book: Book, fact: Fact, effect: Effect) -> None:
         case Requeue():
             book.job.back_off_until = at_or_none(effect.back_off_until_ms or None)
             book.job.reason, book.job.reason_numbers = None, None
+            book.job.preemptions += effect.why is StopWhy.PREEMPTED
             book.tell("job.requeued", {"why": effect.why.value})
         case Finish():
             _finish(book, effect)
@@ -279,6 +286,21 @@ def _settle(book: Book, effect: Settle) -> None:
     entries = quota.settle(book.session, settlement, at=book.at, actor=book.actor)
     attempt.used_s = sum(entry.amount_s for entry in entries if entry.kind is EntryKind.POSTED)
     book.job.gpu_seconds += attempt.used_s
+    if attempt.stop_why == StopWhy.PREEMPTED.value:
+        _refund(book, attempt)
+
+
+def _refund(book: Book, attempt: AttemptRow) -> None:
+    """Give back the work that a reclaim cost, up to the policy's cap at the notice.
+
+    Agents do not tell of checkpoints, so all since the attempt's start counts as lost.
+    """
+    lost_s = min(attempt.used_s or 0, book.job.gpus * attempt.refund_cap_s)
+    if lost_s:
+        grant_id = GrantId(attempt.grant_id)
+        quota.refund(book.session, grant_id, attempt.id, lost_s, at=book.at, actor=book.actor)
+        attempt.refunded_s = lost_s
+        book.job.gpu_seconds -= lost_s
 
 
 def _release(book: Book, fact: Fact) -> None:
@@ -295,7 +317,7 @@ def _finish(book: Book, effect: Finish) -> None:
     job, verdict = book.job, effect.verdict
     job.exit_code, job.exit_signal, job.exit_error = verdict.exit_code, verdict.signal, verdict.error
     job.finished_at = clock.from_ms(clock.to_ms(book.at))
-    job.reason, job.reason_numbers, job.back_off_until = None, None, None
+    job.reason, job.reason_numbers, job.back_off_until, job.reservation = None, None, None, None
     book.tell(FINISH_KINDS[verdict.state])
 
 
@@ -312,5 +334,6 @@ def admit(book: Book, attempt: AttemptRow, fact: Admitted) -> None:
     book.enter(attempt)
     _store_views(book, outcome.job)
     book.job.reason, book.job.reason_numbers, book.job.back_off_until = None, None, None
+    book.job.reservation = None
     book.session.flush()
     book.tell("job.admitted")

@@ -12,8 +12,8 @@ from quota import service as quota
 from quota.model import Grant, GrantId
 from scheduler.fold import FoldedState
 from scheduler.rows import attempt_fields, job_fields
-from scheduler.snapshot import load_nodes
-from scheduler.tables import AllocationRow, AttemptRow, JobRow
+from scheduler.snapshot import load_acts, load_nodes, load_windows
+from scheduler.tables import AllocationRow, AttemptRow, JobRow, UsageRow
 from tenants.model import ProjectStatus
 from tenants.tables import ProjectRow
 
@@ -42,6 +42,9 @@ def compare(session: Session, folded: FoldedState) -> list[str]:
         ),
         *_differing("node", {node.name: node for node in load_nodes(session)}, folded.nodes),
         *_differing("grant", _grants(session), folded.books.grants),
+        *_differing("act", load_acts(session), folded.acts),
+        *_differing("window", load_windows(session), folded.windows),
+        *_differing("use of queue", _usage(session), folded.usage),
         *_differing("held GPU", _held(session), folded.held_gpus()),
         *_differing("suspended project", _suspended(session), _only_true(folded.suspended)),
         *_unsettled(session, folded),
@@ -66,6 +69,10 @@ def _held(session: Session) -> dict[str, object]:
         select(AllocationRow.gpu_uuid, AllocationRow.attempt_id).where(AllocationRow.released_at.is_(None))
     )
     return {row.gpu_uuid: row.attempt_id for row in rows}
+
+
+def _usage(session: Session) -> dict[str, object]:
+    return {row.queue: row.used_gpu_ms for row in session.scalars(select(UsageRow))}
 
 
 def _suspended(session: Session) -> dict[str, object]:

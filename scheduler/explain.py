@@ -20,6 +20,8 @@ from scheduler.world import NO_LIMITS, Bounds
 
 MAX_AHEAD: Final = 10
 """Jobs of the queue that are named as ahead: who reads it reads the first lines."""
+MAX_TRIED: Final = 2_000
+"""Waiting jobs up to which changes are looked for: each try is a whole plan, and some thirty are made."""
 UNMENDED: Final = frozenset(
     {
         ReasonCode.NEVER_FITS,
@@ -53,7 +55,8 @@ class Explanation:
         ahead: jobs of the queue before it, nearest first, each with the rule, at most MAX_AHEAD.
         start_ms: the planned start where the job holds one, counted with full walltimes of all that run: it
             comes no later unless entitled work, a lost node, a policy or an operator moves it.
-        changes: what would start it now, each on its own; empty where nothing smaller does.
+        changes: what would start it now, each on its own; empty where nothing smaller does, and where more than
+            MAX_TRIED jobs wait.
     """
 
     job_id: JobId
@@ -78,7 +81,8 @@ def explain(job_id: JobId, snapshot: Snapshot, policy: Policy) -> Explanation | 
     starts = (
         entry.start_ms for entry in plan.entries if isinstance(entry, Reserve) and entry.job_id == job_id
     )
-    changes = () if waits[0].reason in UNMENDED else _changes(job, snapshot, policy)
+    is_tried = waits[0].reason not in UNMENDED and len(snapshot.pending) <= MAX_TRIED
+    changes = _changes(job, snapshot, policy) if is_tried else ()
     return Explanation(job_id, waits[0], place, ahead, next(starts, None), changes)
 
 

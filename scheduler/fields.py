@@ -5,12 +5,18 @@ What a row says goes through the same functions as what a record says, so that t
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import cast
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Final, cast
 from uuid import UUID
 
-from quota.model import Grant
+from quota.fairshare import entry_charge
+from quota.model import Grant, Policy
+from quota.policy import policy_queue
 from scheduler.model import (
+    FINAL_STATES,
+    Array,
     AttemptId,
     GrantView,
     JobId,
@@ -20,11 +26,98 @@ from scheduler.model import (
     NodeState,
     PendingJob,
     Request,
+    Reservation,
+    ShareClass,
     Slot,
+    Window,
+    WindowKind,
 )
 
 Fields = dict[str, object]
 """JSON values by name, as the journal holds them."""
+
+MAX_DISRUPTIONS: Final = 5
+"""Times a job is stopped for others at most; then it runs to its end: work that never ends serves nobody."""
+
+JOB_DEFAULTS: Final[Fields] = {
+    "begin_ms": None,
+    "depends_on": [],
+    "array_id": None,
+    "array_index": None,
+    "array_cap": None,
+    "reservation": None,
+    "preemptions": 0,
+}
+"""What a job is in records of before its records said so."""
+
+ATTEMPT_DEFAULTS: Final[Fields] = {
+    "admitted_seq": 0,
+    "grace_s": 0,
+    "reclaimed_by": None,
+    "refund_cap_s": 0,
+    "refunded_s": 0,
+    "notice_ends_ms": None,
+}
+"""What an attempt is in records of before its records said so."""
+
+
+class ActKind(StrEnum):
+    """What an operator may set above the machine, until it expires."""
+
+    PAUSE = "pause"
+    EXPEDITE = "expedite"
+    PIN = "pin"
+
+
+class DependencyKind(StrEnum):
+    """How another job has to end. Source: Slurm's sbatch(1), --dependency."""
+
+    AFTER_OK = "afterok"
+    AFTER_ANY = "afterany"
+    AFTER_NOT_OK = "afternotok"
+
+
+@dataclass(frozen=True, slots=True)
+class Act:
+    """An operator's act: on one job, or on a queue and all below it."""
+
+    kind: ActKind
+    job_id: int | None
+    queue: str | None
+    expires_ms: int
+
+
+@dataclass(frozen=True, slots=True)
+class Standing:
+    """The acts that stand at an instant, by what they touch."""
+
+    paused: frozenset[int] = frozenset()
+    paused_queues: tuple[str, ...] = ()
+    expedited: frozenset[int] = frozenset()
+    pinned: frozenset[int] = frozenset()
+
+    @classmethod
+    def at(cls, acts: Iterable[Act], at_ms: int) -> Standing:
+        """What stands at an instant of all that was not taken back."""
+        jobs: dict[ActKind, set[int]] = {kind: set() for kind in ActKind}
+        queues: set[str] = set()
+        for act in acts:
+            if act.expires_ms <= at_ms:
+                continue
+            if act.job_id is not None:
+                jobs[act.kind].add(act.job_id)
+            elif act.queue is not None:
+                queues.add(act.queue)
+        return cls(
+            paused=frozenset(jobs[ActKind.PAUSE]),
+            paused_queues=tuple(sorted(queues)),
+            expedited=frozenset(jobs[ActKind.EXPEDITE]),
+            pinned=frozenset(jobs[ActKind.PIN]),
+        )
+
+    def pauses(self, job_id: int, queue: str) -> bool:
+        """Whether a job of this queue is kept from starting."""
+        return job_id in self.paused or any(f"{queue}/".startswith(f"{node}/") for node in self.paused_queues)
 
 
 def integer(value: object) -> int:
@@ -64,8 +157,97 @@ def request_of(fields: Mapping[str, object]) -> Request:
     )
 
 
-def pending_job(job_id: int, fields: Mapping[str, object], *, is_suspended: bool) -> PendingJob:
-    """A waiting job as the plan reads it, from its fields."""
+def waits_for(fields: Mapping[str, object], states: Mapping[int, str]) -> JobId | None:
+    """The first job that this one depends on and that has not ended as it must; `states` of those jobs."""
+    for dependency in cast("list[Fields]", fields["depends_on"]):
+        job_id = integer(dependency["job_id"])
+        state = JobState(states[job_id])
+        is_met = {
+            DependencyKind.AFTER_OK: state is JobState.COMPLETED,
+            DependencyKind.AFTER_ANY: state in FINAL_STATES,
+            DependencyKind.AFTER_NOT_OK: state in FINAL_STATES and state is not JobState.COMPLETED,
+        }[DependencyKind(str(dependency["kind"]))]
+        if not is_met:
+            return JobId(job_id)
+    return None
+
+
+def array_of(fields: Mapping[str, object]) -> Array | None:
+    """The array of a job, None for one that stands alone."""
+    array_id = optional_integer(fields["array_id"])
+    return None if array_id is None else Array(JobId(array_id), integer(fields["array_cap"]))
+
+
+def reservation_of(job_id: int, fields: Mapping[str, object]) -> Reservation | None:
+    """The planned start of a job, None where it has none."""
+    found = cast("Fields | None", fields["reservation"])
+    if found is None:
+        return None
+    return Reservation(
+        job_id=JobId(job_id),
+        start_ms=integer(found["start_ms"]),
+        place=tuple((str(node), integer(gpus)) for node, gpus in cast("list[list[object]]", found["place"])),
+        flavor=str(found["flavor"]),
+        share_class=ShareClass(str(found["share_class"])),
+        planned_ms=integer(found["planned_ms"]),
+        is_reclaim=bool(found["is_reclaim"]),
+    )
+
+
+def window_of(window_id: int, fields: Mapping[str, object]) -> Window:
+    """A window, from its fields."""
+    return Window(
+        id=f"w{window_id}",
+        kind=WindowKind(str(fields["kind"])),
+        nodes=frozenset(cast("list[str]", fields["nodes"])),
+        from_ms=integer(fields["from_ms"]),
+        to_ms=integer(fields["to_ms"]),
+        projects=frozenset(UUID(project) for project in cast("list[str]", fields["projects"])),
+    )
+
+
+def windows_at(windows: Mapping[int, Fields], at_ms: int) -> tuple[Window, ...]:
+    """The windows that have not ended, by id."""
+    found = [window_of(window_id, fields) for window_id, fields in windows.items()]
+    return tuple(sorted((window for window in found if window.to_ms > at_ms), key=lambda window: window.id))
+
+
+def usage_of(
+    sampled: Mapping[str, int], admissions: Iterable[tuple[str, int]], policy: Policy
+) -> dict[str, int]:
+    """Decayed use of every queue: the last sample, and the entry charge of what was admitted since.
+
+    Args:
+        sampled: GPU-milliseconds by queue as of the last sample.
+        admissions: queue and GPUs of each admission since then.
+        policy: the policy in force.
+    """
+    found: dict[str, int] = {}
+    for queue, used in sampled.items():
+        found[policy_queue(policy, queue)] = found.get(policy_queue(policy, queue), 0) + used
+    for queue, gpus in admissions:
+        charged = entry_charge(gpus, policy.usage_sampling_s)
+        found[policy_queue(policy, queue)] = found.get(policy_queue(policy, queue), 0) + charged
+    return dict(sorted(found.items()))
+
+
+def pending_job(
+    job_id: int,
+    fields: Mapping[str, object],
+    *,
+    is_suspended: bool,
+    standing: Standing,
+    states: Mapping[int, str],
+) -> PendingJob:
+    """A waiting job as the plan reads it, from its fields.
+
+    Args:
+        job_id: the job.
+        fields: of the job.
+        is_suspended: whether its project is.
+        standing: the operators' acts that stand.
+        states: of the jobs that it depends on.
+    """
     return PendingJob(
         id=JobId(job_id),
         project_id=UUID(str(fields["project_id"])),
@@ -77,16 +259,27 @@ def pending_job(job_id: int, fields: Mapping[str, object], *, is_suspended: bool
         is_suspended=is_suspended,
         back_off_until_ms=optional_integer(fields["back_off_until_ms"]) or 0,
         attempts=integer(fields["attempts"]),
+        begin_ms=optional_integer(fields["begin_ms"]) or 0,
+        waits_for=waits_for(fields, states),
+        array=array_of(fields),
+        is_paused=standing.pauses(job_id, str(fields["queue"])),
+        is_expedited=job_id in standing.expedited,
     )
 
 
 def live_attempt(
-    attempt_id: str, job: Mapping[str, object], attempt: Mapping[str, object], ranks: Sequence[Fields]
+    attempt_id: str,
+    job: Mapping[str, object],
+    attempt: Mapping[str, object],
+    ranks: Sequence[Fields],
+    standing: Standing,
 ) -> LiveAttempt:
-    """An attempt that holds GPUs as the plan reads it, from its fields, its job's and its ranks."""
+    """An attempt that holds GPUs as the plan reads it, from its fields, its job's, its ranks and the acts."""
+    job_id = integer(attempt["job_id"])
+    reclaimed_by = optional_integer(attempt["reclaimed_by"])
     return LiveAttempt(
         id=AttemptId(attempt_id),
-        job_id=JobId(integer(attempt["job_id"])),
+        job_id=JobId(job_id),
         project_id=UUID(str(job["project_id"])),
         queue=str(job["queue"]),
         request=request_of(job),
@@ -95,6 +288,13 @@ def live_attempt(
         admitted_ms=integer(attempt["admitted_ms"]),
         committed_ms=optional_integer(attempt["committed_ms"]),
         is_stopping=attempt["stop_why"] is not None,
+        admitted_seq=integer(attempt["admitted_seq"]),
+        priority=integer(job["priority"]),
+        grace_s=integer(attempt["grace_s"]),
+        is_protected=job_id in standing.pinned or integer(job["preemptions"]) >= MAX_DISRUPTIONS,
+        reclaimed_by=None if reclaimed_by is None else JobId(reclaimed_by),
+        stop_ms=optional_integer(attempt["notice_ends_ms"]),
+        array_id=None if job["array_id"] is None else JobId(integer(job["array_id"])),
     )
 
 

@@ -10,7 +10,25 @@ from dataclasses import dataclass, field
 from typing import Protocol, cast
 
 from quota.fold import Books
-from scheduler.fields import Fields, capacity_of, grant_view, integer, live_attempt, pending_job
+from quota.model import Policy
+from scheduler.fields import (
+    ATTEMPT_DEFAULTS,
+    JOB_DEFAULTS,
+    Act,
+    ActKind,
+    Fields,
+    Standing,
+    capacity_of,
+    grant_view,
+    integer,
+    live_attempt,
+    optional_integer,
+    optional_text,
+    pending_job,
+    reservation_of,
+    usage_of,
+    windows_at,
+)
 from scheduler.model import LIVE_STATES, JobState, Node, NodeState, Snapshot
 
 
@@ -41,6 +59,10 @@ class FoldedState:
     attempts: dict[str, Fields] = field(default_factory=dict)
     nodes: dict[str, Node] = field(default_factory=dict)
     suspended: dict[str, bool] = field(default_factory=dict)
+    acts: dict[int, Act] = field(default_factory=dict)
+    windows: dict[int, Fields] = field(default_factory=dict)
+    usage: dict[str, int] = field(default_factory=dict)
+    sampled_ms: int = 0
     books: Books = field(default_factory=Books)
 
     def take(self, record: JournalRecord) -> None:
@@ -53,18 +75,42 @@ class FoldedState:
             self._take_node(subject, record.kind, record.data)
         elif room == "project":
             self.suspended[subject] = record.kind == "project.suspended"
+        elif room == "act":
+            self._take_act(int(subject), record.kind, record.data)
+        elif room == "window":
+            self._take_window(int(subject), record.kind, record.data)
+        elif record.kind == "usage.sampled":
+            self.usage = {queue: integer(used) for queue, used in _mapping(record.data["usage"]).items()}
+            self.sampled_ms = integer(record.data["sampled_ms"])
         else:
             self.books.take(record.kind, record.subject, record.data)
 
     def _take_job(self, job_id: int, data: Mapping[str, object]) -> None:
-        self.jobs.setdefault(job_id, {}).update(_mapping(data.get("job")))
+        self.jobs.setdefault(job_id, dict(JOB_DEFAULTS)).update(_mapping(data.get("job")))
         if "attempt_id" not in data:
             return
-        attempt = self.attempts.setdefault(str(data["attempt_id"]), {"ranks": []})
+        attempt = self.attempts.setdefault(str(data["attempt_id"]), {"ranks": []} | ATTEMPT_DEFAULTS)
         attempt.update(_mapping(data.get("attempt")))
         ranks = cast("list[Fields]", attempt["ranks"])
         for number, rank in sorted(_mapping(data.get("ranks")).items(), key=lambda item: int(item[0])):
             ranks[int(number) : int(number) + 1] = [_mapping(rank)]
+
+    def _take_act(self, act_id: int, kind: str, data: Mapping[str, object]) -> None:
+        if kind == "act.ended":
+            self.acts.pop(act_id)
+        else:
+            self.acts[act_id] = Act(
+                ActKind(str(data["kind"])),
+                optional_integer(data["job_id"]),
+                optional_text(data["queue"]),
+                integer(data["expires_ms"]),
+            )
+
+    def _take_window(self, window_id: int, kind: str, data: Mapping[str, object]) -> None:
+        if kind == "window.removed":
+            self.windows.pop(window_id)
+        else:
+            self.windows[window_id] = {name: value for name, value in data.items() if name != "reason_digest"}
 
     def _take_node(self, name: str, kind: str, data: Mapping[str, object]) -> None:
         match kind:
@@ -107,8 +153,11 @@ class FoldedState:
             for uuid in cast("list[str]", rank["gpu_uuids"])
         }
 
-    def snapshot(self, at_ms: int, version: str) -> Snapshot:
-        """The snapshot that a cycle would have read: equal to `scheduler.snapshot.load`."""
+    def snapshot(self, at_ms: int, version: str, policy: Policy) -> Snapshot:
+        """The snapshot that a cycle would have read under the policy: equal to `scheduler.snapshot.load`."""
+        standing = Standing.at(self.acts.values(), at_ms)
+        states = {job_id: str(job["state"]) for job_id, job in self.jobs.items()}
+        waiting = [job_id for job_id in sorted(self.jobs) if states[job_id] == JobState.PENDING.value]
         nodes = tuple(self.nodes[name] for name in sorted(self.nodes))
         grants = sorted(self.books.grants.values(), key=lambda grant: grant.id)
         return Snapshot(
@@ -121,17 +170,34 @@ class FoldedState:
                     self.jobs[integer(attempt["job_id"])],
                     attempt,
                     cast("list[Fields]", attempt["ranks"]),
+                    standing,
                 )
                 for name, attempt in self.live().items()
             ),
             pending=tuple(
-                pending_job(job_id, job, is_suspended=self.suspended.get(str(job["project_id"]), False))
-                for job_id, job in sorted(self.jobs.items())
-                if job["state"] == JobState.PENDING.value
+                pending_job(
+                    job_id,
+                    self.jobs[job_id],
+                    is_suspended=self.suspended.get(str(self.jobs[job_id]["project_id"]), False),
+                    standing=standing,
+                    states=states,
+                )
+                for job_id in waiting
             ),
             grants=tuple(map(grant_view, grants)),
             capacity=capacity_of(nodes),
+            usage=usage_of(self.usage, self._admissions(), policy),
+            reservations=tuple(
+                kept for job_id in waiting if (kept := reservation_of(job_id, self.jobs[job_id])) is not None
+            ),
+            windows=windows_at(self.windows, at_ms),
         )
+
+    def _admissions(self) -> list[tuple[str, int]]:
+        """Queue and GPUs of what was admitted since the last sample of use."""
+        since = [made for made in self.attempts.values() if integer(made["admitted_ms"]) >= self.sampled_ms]
+        jobs = [self.jobs[integer(attempt["job_id"])] for attempt in since]
+        return [(str(job["queue"]), integer(job["gpus"])) for job in jobs]
 
 
 def _mapping(value: object) -> Fields:

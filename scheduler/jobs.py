@@ -30,8 +30,10 @@ from scheduler.figures import (
 from scheduler.model import JobId, JobState
 from scheduler.shown import ArtefactView, AttemptRecord, JobText, JobView, RankRecord
 from scheduler.submission import (
+    MAX_ARRAY,
     MAX_COMMAND_ARGS,
     MAX_COMMAND_BYTES,
+    MAX_DEPENDENCIES,
     MAX_ENV_BYTES,
     MAX_ENV_ENTRIES,
     MAX_GPUS,
@@ -42,6 +44,8 @@ from scheduler.submission import (
     MAX_PENDING_PER_PROJECT,
     MAX_PRIORITY,
     MAX_WALLTIME_S,
+    ArrayAsked,
+    Dependency,
     JobRefusedError,
     Submission,
     accept,
@@ -63,8 +67,10 @@ from tenants.authz import Action, visible_to
 from tenants.model import Principal
 
 __all__ = [
+    "MAX_ARRAY",
     "MAX_COMMAND_ARGS",
     "MAX_COMMAND_BYTES",
+    "MAX_DEPENDENCIES",
     "MAX_ENV_BYTES",
     "MAX_ENV_ENTRIES",
     "MAX_GPUS",
@@ -75,11 +81,13 @@ __all__ = [
     "MAX_PENDING_PER_PROJECT",
     "MAX_PRIORITY",
     "MAX_WALLTIME_S",
+    "ArrayAsked",
     "ArtefactView",
     "AttemptRecord",
     "BundleRefusedError",
     "BusyWith",
     "ClusterView",
+    "Dependency",
     "JobNotFoundError",
     "JobQuery",
     "JobRefusedError",

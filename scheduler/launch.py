@@ -18,8 +18,7 @@ from typing import Final, TypeVar
 from sqlalchemy import Engine, select
 from sqlalchemy.orm import Session
 
-from scheduler.apply import job_of
-from scheduler.changes import take
+from scheduler.changes import job_of, take
 from scheduler.dispatch.executor import (
     BundleMissingError,
     Executor,
@@ -123,7 +122,7 @@ def load_work(session: Session, attempt_id: str) -> Work | None:
         attempt_id=AttemptId(attempt.id),
         slots=slots,
         command=tuple(text.command),
-        env=dict(text.env),
+        env=dict(text.env) | _array_env(job),
         outputs=tuple(text.outputs),
         bundle=job.bundle_digest,
         walltime_s=job.walltime_s,
@@ -131,6 +130,13 @@ def load_work(session: Session, attempt_id: str) -> Work | None:
         flavor=first.flavor,
         is_simulated=first.is_simulated,
     )
+
+
+def _array_env(job: JobRow) -> dict[str, str]:
+    """What a job of an array is told of its place."""
+    if job.array_index is None:
+        return {}
+    return {"KEZEK_ARRAY_ID": str(job.array_id), "KEZEK_ARRAY_INDEX": str(job.array_index)}
 
 
 def dispatch(leader: Leader, attempt_id: str, *, is_fresh: bool) -> None:

@@ -14,8 +14,7 @@ from typing import Final
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
-from scheduler.apply import job_of
-from scheduler.changes import UnknownJobError, take
+from scheduler.changes import UnknownJobError, job_of, take
 from scheduler.dispatch.executor import ExecutorError, RefusedError, StaleEpochError
 from scheduler.dispatch.wire import AgentCode, AttemptEvent, AttemptStatus, OutputFile, RankExit, Signal
 from scheduler.facts import AbsenceProven, NodeLost, RankExited, RankStarted

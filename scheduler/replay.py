@@ -96,7 +96,7 @@ def _replayed(session: Session, state: FoldedState, cycle: Record) -> Replayed:
     policy = _policy(session, cycle)
     if isinstance(policy, str):
         return Replayed(cycle.id, (policy,))
-    before = state.snapshot(integer(cycle.data["at_ms"]), str(cycle.data["version"]))
+    before = state.snapshot(integer(cycle.data["at_ms"]), str(cycle.data["version"]), policy)
     found = plan_digest(make_plan(before, policy))
     differing = () if found == expected else (f"its plan was {expected}, the journal gives {found}",)
     return Replayed(cycle.id, differing)

@@ -9,7 +9,7 @@ from typing import Final
 from sqlalchemy import select, text
 from sqlalchemy.orm import Session
 
-from scheduler.apply import job_of
+from scheduler.changes import job_of
 from scheduler.dispatch.executor import ExecutorError, StaleEpochError
 from scheduler.launch import Leader
 from scheduler.snapshot import LIVE

@@ -7,12 +7,13 @@ follows its events. At most one call works on an attempt at a time. Whoever lose
 from __future__ import annotations
 
 import logging
+import math
 import threading
 import time
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
-from datetime import datetime, timedelta
+from datetime import timedelta
 from functools import partial
 from typing import Final
 
@@ -21,23 +22,21 @@ from sqlalchemy import Engine, select
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.orm import Session
 
-from quota import service as quota
 from quota.service import NoPolicyError
-from scheduler import nodes, observe, retention
-from scheduler.apply import LEASE, Applied, Planned, apply
+from scheduler import nodes, notices, observe, retention
+from scheduler.apply import LEASE
+from scheduler.cycling import cycle
 from scheduler.dispatch import executor as executors
 from scheduler.dispatch.executor import Executor
 from scheduler.launch import Leader, dispatch
 from scheduler.model import NodeState
-from scheduler.plan import make_plan
 from scheduler.shutdown import requeue_all_live
-from scheduler.snapshot import load
 from scheduler.tables import NodeRow
 from scheduler.watch import Watcher
 from store import clock, lease
 from store.engine import WAKE_CHANNEL, snapshot, transaction
 
-__all__ = ["LeaseLostError", "SchedulerService", "SchedulerSettings", "requeue_all_live"]
+__all__ = ["LeaseLostError", "SchedulerService", "SchedulerSettings", "cycle", "requeue_all_live"]
 
 CALLS_MAX: Final = 8
 """Attempts dispatched or stopped at a time: each holds a database connection for milliseconds only."""
@@ -263,10 +262,10 @@ class SchedulerService:
 
     def _work(self, leader: Leader, pool: ThreadPoolExecutor) -> None:
         while not self._stopping.is_set():
-            is_partial = False
+            pause_s = self._settings.cycle_interval_ms / 1_000
             try:
                 leader = self._follow_nodes(leader)
-                is_partial = self._turn(leader, pool)
+                pause_s = min(pause_s, self._turn(leader, pool))
             except lease.StaleEpochError:
                 self._lose()
             except NoPolicyError as error:
@@ -274,19 +273,22 @@ class SchedulerService:
             except (DBAPIError, ValueError, OSError):
                 # The database is away, or the agents' file or secret cannot be read just now.
                 _logger.exception("the cycle was given up; the next one follows")
-            if not is_partial:
-                self._woken.wait(self._settings.cycle_interval_ms / 1_000)
+            if pause_s > 0:
+                self._woken.wait(pause_s)
             self._woken.clear()
 
-    def _turn(self, leader: Leader, pool: ThreadPoolExecutor) -> bool:
-        """One cycle, and the calls that it or earlier ones left to make; True when more is planned."""
+    def _turn(self, leader: Leader, pool: ThreadPoolExecutor) -> float:
+        """One cycle, and the calls that it or earlier ones left to make; seconds until the next has to come."""
         applied = cycle(leader, self._settings.release, at=clock.now())
         for admitted in applied.admitted:
             self._call(pool, admitted, partial(dispatch, leader, admitted, is_fresh=True))
         with snapshot(self._engine) as session:
+            noticed = notices.undelivered_notices(session)
             stops = observe.undelivered_stops(session)
             rest = observe.undispatched(session)
             told = observe.told_stops(session) if time.monotonic() >= self._next_prove else []
+        for attempt_id in noticed:
+            self._call(pool, attempt_id, partial(notices.send_notice, leader, attempt_id))
         for attempt_id in stops:
             self._call(pool, attempt_id, partial(observe.deliver_stop, leader, attempt_id))
         for attempt_id in rest:
@@ -299,7 +301,9 @@ class SchedulerService:
             self._next_remove = time.monotonic() + REMOVE_EVERY_S
             before = clock.now() - timedelta(days=self._settings.keep_days)
             self._call(pool, "removal", partial(retention.remove_old, leader, before))
-        return applied.is_partial
+        if applied.is_partial:
+            return 0.0
+        return math.inf if applied.next_ms is None else (applied.next_ms - clock.to_ms(clock.now())) / 1_000
 
     def _call(self, pool: ThreadPoolExecutor, attempt_id: str, work: Callable[[], None]) -> None:
         """Let the pool work on an attempt unless a call does already."""
@@ -363,36 +367,3 @@ class SchedulerService:
                     lease.fence(session, leader.held)
                     nodes.mark_down(session, name, at=at, actor=leader.actor)
         observe.lose_nodes(leader)
-
-
-def cycle(leader: Leader, release: str, *, at: datetime) -> Applied:
-    """One cycle: read, plan, apply.
-
-    Args:
-        leader: the leading scheduler.
-        release: version of the code, for the cycle's record.
-        at: the instant it plans for, aware UTC.
-
-    Raises:
-        NoPolicyError: no policy is in force.
-        StaleEpochError: another process is the scheduler; nothing was written.
-    """
-    began = time.monotonic()
-    with snapshot(leader.engine) as session:
-        seen = load(session, at)
-        policy, digest = quota.in_force(session, at)
-    loaded = time.monotonic()
-    plan = make_plan(seen, policy)
-    planned = Planned(
-        plan=plan,
-        policy=policy,
-        policy_digest=digest,
-        release=release,
-        load_ms=int((loaded - began) * 1_000),
-        plan_ms=int((time.monotonic() - loaded) * 1_000),
-    )
-    with transaction(leader.engine) as session:
-        applied = apply(session, leader.held, planned)
-    for rejected in applied.rejected:
-        _logger.info("job %d was planned and not admitted: %s", rejected.entry.job_id, rejected.why)
-    return applied

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from uuid import UUID
 
-from scheduler.model import JobState, Numbers, Request, Slot
+from scheduler.model import Array, JobState, Numbers, Request, Reservation, Slot
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,7 +38,9 @@ class RankRecord:
 class AttemptRecord:
     """One execution of a job. `claim_s` and `used_s` are device-seconds; `used_s` is None until settled.
 
-    From `removed_at` on its nodes keep nothing of it: no log, no output.
+    `reclaimed_by` is the job that took its GPUs back, `notice_ends_at` when its notice of `grace_s` ends,
+    `refunded_s` the device-seconds given back for the work that this lost. From `removed_at` on its nodes keep
+    nothing of it: no log, no output.
     """
 
     id: str
@@ -55,6 +57,10 @@ class AttemptRecord:
     started_at: datetime | None
     ended_at: datetime | None
     stop_why: str | None
+    grace_s: int
+    reclaimed_by: int | None
+    notice_ends_at: datetime | None
+    refunded_s: int
     removed_at: datetime | None
 
 
@@ -66,6 +72,9 @@ class JobView:
         place: jobs ahead in its queue's order, 0 = the next; None when it does not wait.
         reason: why it waits (a `ReasonCode`), None before its first cycle and once it does not wait.
         reason_numbers: the figures of that reason, as of when it became the reason.
+        depends_on: jobs that have to end before it, each with how.
+        planned_start: where and when it is to start, counted with full walltimes of all that run; None = not planned.
+        preemptions: how often it was stopped for another job.
         slots: nodes and GPUs of the current or last attempt, in rank order.
         is_simulated: whether the GPUs of that attempt are simulated; None before the first attempt.
         gpu_seconds: device-seconds charged so far.
@@ -87,6 +96,12 @@ class JobView:
     request: Request
     bundle_digest: str | None
     is_held: bool
+    begin_at: datetime | None
+    depends_on: tuple[tuple[int, str], ...]
+    array: Array | None
+    array_index: int | None
+    planned_start: Reservation | None
+    preemptions: int
     is_cancel_requested: bool
     attempts: int
     attempt: AttemptRecord | None

@@ -13,8 +13,8 @@ from typing import Final
 from sqlalchemy import Engine
 
 from scheduler import observe
-from scheduler.apply import LEASE, job_of
-from scheduler.changes import take
+from scheduler.apply import LEASE
+from scheduler.changes import job_of, take
 from scheduler.dispatch.executor import Executor, ExecutorError, StaleEpochError
 from scheduler.dispatch.wire import Signal
 from scheduler.facts import PlatformStopping

@@ -16,7 +16,7 @@ from typing import Final
 import yaml
 
 from quota.model import Policy, QuotaNode
-from quota.policy import PolicyError, load_policy_text
+from quota.policy import PolicyError, load_policy_text, policy_queue
 from scheduler.baselines import Asked, Baseline
 from scheduler.measures import Disruption, Ended, measure
 from scheduler.simulate import MS, Replayer
@@ -37,15 +37,25 @@ class UsageError(ValueError):
     """What was asked for cannot be replayed; the message says what to change."""
 
 
-def simulate_main(argv: Sequence[str] | None = None) -> int:
+Load = tuple[Sequence[TraceJob], Sequence[str], Policy]
+"""Jobs, the queue of each, and the policy that these are queues of."""
+
+
+def simulate_main(
+    argv: Sequence[str] | None = None, read_journal: Callable[[int], Load] | None = None
+) -> int:
     """Replay a trace; prints one JSON object (`--json`) or lines of figures.
+
+    Args:
+        argv: the command line without the command; None = this process's.
+        read_journal: gives the platform's own load of so many days, for `--from-journal`.
 
     Returns:
         0, or 2 when the trace, the policy or the map cannot be used.
     """
     args = _parser().parse_args(argv)
     try:
-        runs = [_run(args, policy) for policy in args.policy or [None]]
+        runs = [_run(args, policy, read_journal) for policy in args.policy or [None]]
     except (UsageError, TraceError, PolicyError, OSError) as error:
         sys.stderr.write(f"kezek-server simulate: {error}\n")
         return 2
@@ -61,7 +71,12 @@ def simulate_main(argv: Sequence[str] | None = None) -> int:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="kezek-server simulate", description=__doc__, epilog=WHERE)
-    parser.add_argument("--trace", type=Path, required=True)
+    source = parser.add_mutually_exclusive_group(required=True)
+    source.add_argument("--trace", type=Path)
+    source.add_argument(
+        "--from-journal", action="store_true", help="the platform's own load; needs its database"
+    )
+    parser.add_argument("--days", type=int, default=30, help="of the journal, back from now")
     parser.add_argument("--format", choices=sorted(READERS), default="csv")
     parser.add_argument("--map", type=Path, help="YAML: tenants and sectors to queues, and a default queue")
     parser.add_argument("--nodes", type=int, required=True)
@@ -77,16 +92,47 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _run(args: argparse.Namespace, policy_path: Path | None) -> dict[str, object]:
-    with args.trace.open(encoding="utf-8") as lines:
-        jobs = READERS[args.format](lines)
+def _load(
+    args: argparse.Namespace, policy_path: Path | None, read_journal: Callable[[int], Load] | None
+) -> Load:
+    """What is replayed, and under which policy."""
+    if args.trace is not None:
+        with args.trace.open(encoding="utf-8") as lines:
+            jobs = READERS[args.format](lines)
+        policy, queues = _queues(jobs, policy_path, args.map)
+        return jobs, queues, policy
+    if read_journal is None or args.days < 1:
+        raise UsageError("--from-journal needs the platform's database, and --days 1 or more")
+    own, waited_in, policy = read_journal(args.days)
+    if policy_path is not None:
+        policy = load_policy_text(policy_path.read_text(encoding="utf-8"))[1]
+    queues = [policy_queue(policy, queue) for queue in waited_in]
+    _check_queues("the journal", queues, policy)
+    return own, queues, policy
+
+
+def _check_queues(source: str, queues: Sequence[str], policy: Policy) -> None:
+    """Every queue is one of the policy.
+
+    Raises:
+        UsageError: one is not.
+    """
+    inner = {node.parent for node in policy.tree}
+    unknown = sorted(set(queues) - {node.path for node in policy.tree if node.path not in inner})
+    if unknown:
+        raise UsageError(f"{source}: {', '.join(unknown)} is no queue of policy {policy.version}")
+
+
+def _run(
+    args: argparse.Namespace, policy_path: Path | None, read_journal: Callable[[int], Load] | None
+) -> dict[str, object]:
+    jobs, queues, policy = _load(args, policy_path, read_journal)
     if args.nodes < 1 or args.gpus_per_node < 1:
         raise UsageError("--nodes and --gpus-per-node must be 1 or more")
     capacity = args.nodes * args.gpus_per_node
     largest = max((job.gpus for job in jobs), default=0)
     if largest > capacity:
         raise UsageError(f"the trace has a job of {largest} GPUs, the cluster {capacity}; add --nodes")
-    policy, queues = _queues(jobs, policy_path, args.map)
     if args.scheduler != "kezek":
         baseline = Baseline(args.scheduler, args.nodes, args.gpus_per_node)
         ended = replay_baseline(jobs, queues, baseline)
@@ -137,10 +183,7 @@ def _queues(
     if not isinstance(routes, dict) or not routes.keys() <= {"tenants", "sectors", "default"}:
         raise UsageError(f"{map_path}: must be a mapping with the keys tenants, sectors, default")
     queues = [_routed(job, routes) for job in jobs]
-    inner = {node.parent for node in policy.tree}
-    unknown = sorted(set(queues) - {node.path for node in policy.tree if node.path not in inner})
-    if unknown:
-        raise UsageError(f"{map_path}: {', '.join(unknown)} is no queue of policy {policy.version}")
+    _check_queues(str(map_path), queues, policy)
     return policy, queues
 
 

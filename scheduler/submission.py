@@ -18,6 +18,7 @@ from quota.policy import policy_queue
 from scheduler import fit
 from scheduler.changes import Book
 from scheduler.dispatch.limits import ENV_NAME
+from scheduler.fields import DependencyKind
 from scheduler.model import JobState, ReasonCode, Request
 from scheduler.snapshot import load_inventory
 from scheduler.tables import BundleRow, JobRow, JobTextRow
@@ -69,6 +70,14 @@ MAX_WALLTIME_S: Final = 366 * 86_400
 """Longest walltime of any queue [s]: a year, the agents' own limit."""
 
 
+MAX_DEPENDENCIES: Final = 32
+"""Jobs that one job may wait for: the branches of a workflow that meet in it."""
+
+
+MAX_ARRAY: Final = 1_000
+"""Jobs of one array: they are entered in one transaction."""
+
+
 MAX_MEMORY_BYTES: Final = 2**50
 """Memory of a rank [bytes]: a pebibyte, beyond any node."""
 
@@ -88,6 +97,22 @@ class JobRefusedError(ValueError):
         self.numbers = dict(numbers)
 
 
+@dataclass(frozen=True, slots=True)
+class Dependency:
+    """Another job, and how it has to end before this one may start."""
+
+    job_id: int
+    kind: DependencyKind
+
+
+@dataclass(frozen=True, slots=True)
+class ArrayAsked:
+    """So many jobs alike, each with its number in KEZEK_ARRAY_INDEX; at most `cap` of them run at a time."""
+
+    count: int
+    cap: int
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Submission:
     """A job to be submitted. `request.walltime_s` 0 takes the queue's default walltime.
@@ -105,16 +130,23 @@ class Submission:
     bundle_digest: str | None = None
     priority: int = 0
     is_held: bool = False
+    begin_at: datetime | None = None
+    depends_on: tuple[Dependency, ...] = ()
+    array: ArrayAsked | None = None
 
 
 def accept(session: Session, submission: Submission, *, policy: Policy, at: datetime) -> JobRow:
-    """Write an acceptable job's rows and record; `at` has whole milliseconds.
+    """Write an acceptable job's rows and record, of an array those of all its jobs; `at` has whole milliseconds.
+
+    Returns:
+        The job's row; of an array that of its first job, whose number is the array's.
 
     Raises:
         JobRefusedError: with a code and figures; nothing was written.
     """
     _check_texts(submission)
-    _check_project(session, submission.project)
+    _check_project(session, submission.project, 1 if submission.array is None else submission.array.count)
+    _check_dependencies(session, submission)
     submission = _with_defaults(session, submission, _queue(submission, policy))
     request = submission.request
     bounds = fit.Bounds(load_inventory(session, at), policy)
@@ -124,7 +156,20 @@ def accept(session: Session, submission: Submission, *, policy: Policy, at: date
         raise JobRefusedError(ReasonCode.NEVER_FITS, never.numbers, message)
     _check_budget(session, submission, at)
     _check_bundle(session, submission.bundle_digest)
-    return _insert(session, submission, at)
+    if submission.array is None:
+        return _insert(session, submission, at)
+    first = _insert(session, submission, at, ArrayPlace(None, 0))
+    for index in range(1, submission.array.count):
+        _insert(session, submission, at, ArrayPlace(first.id, index))
+    return first
+
+
+@dataclass(frozen=True, slots=True)
+class ArrayPlace:
+    """Where a job stands in its array; the first one's number is the array's."""
+
+    array_id: int | None
+    index: int
 
 
 def _refuse_text(what: str, limit: int, found: int) -> JobRefusedError:
@@ -135,6 +180,7 @@ def _refuse_text(what: str, limit: int, found: int) -> JobRefusedError:
 def _check_texts(submission: Submission) -> None:
     """Names, command, environment and outputs within their limits, and figures that are no slip."""
     command, env, request = submission.command, submission.env, submission.request
+    array = submission.array or ArrayAsked(1, 1)
     sizes = (
         ("name", MAX_NAME_CHARS, len(submission.name)),
         ("command", MAX_COMMAND_ARGS, len(command)),
@@ -148,6 +194,8 @@ def _check_texts(submission: Submission) -> None:
         ("nodes", MAX_GPUS, request.nodes or 1),
         ("walltime_s", MAX_WALLTIME_S, request.walltime_s),
         ("memory_bytes_per_rank", MAX_MEMORY_BYTES, request.memory_bytes_per_rank or 1),
+        ("depends_on", MAX_DEPENDENCIES, len(submission.depends_on)),
+        ("array.count", MAX_ARRAY, array.count),
     )
     for what, limit, found in sizes:
         if found > limit:
@@ -162,6 +210,8 @@ def _check_texts(submission: Submission) -> None:
             1 if request.memory_bytes_per_rank is None else request.memory_bytes_per_rank,
         ),
         ("walltime_s", request.walltime_s + 1),
+        ("array.count", array.count),
+        ("array.cap", array.cap),
     )
     for what, found in least:
         if found < 1:
@@ -174,7 +224,21 @@ def _check_texts(submission: Submission) -> None:
         raise JobRefusedError("BAD_JOB", {"field": "env" if bad_names else "text"}, message)
 
 
-def _check_project(session: Session, project: Project) -> None:
+def _check_dependencies(session: Session, submission: Submission) -> None:
+    """A job may depend on jobs of its own project."""
+    wanted = {dependency.job_id for dependency in submission.depends_on}
+    if not wanted:
+        return
+    own = select(JobRow.id).where(JobRow.id.in_(wanted), JobRow.project_id == submission.project.id)
+    missing = sorted(wanted.difference(session.scalars(own)))
+    if missing:
+        message = (
+            f"project {submission.project.slug} has no job {missing[0]} to depend on; name one of its own"
+        )
+        raise JobRefusedError("BAD_JOB", {"field": "depends_on", "job": missing[0]}, message)
+
+
+def _check_project(session: Session, project: Project, count: int) -> None:
     """Lock the project, so that its limits hold for submissions side by side."""
     locked = select(ProjectRow.status).where(ProjectRow.id == project.id).with_for_update(key_share=True)
     if session.scalar(locked) != ProjectStatus.ACTIVE.value:
@@ -187,7 +251,7 @@ def _check_project(session: Session, project: Project) -> None:
         .subquery()
     )
     found = session.scalar(select(func.count()).select_from(waiting)) or 0
-    if found >= MAX_PENDING_PER_PROJECT:
+    if found + count > MAX_PENDING_PER_PROJECT:
         message = f"{found} jobs of project {project.slug} wait already; wait for some, or cancel them"
         raise JobRefusedError("QUEUE_FULL", {"limit": MAX_PENDING_PER_PROJECT, "pending": found}, message)
 
@@ -260,7 +324,9 @@ def _check_bundle(session: Session, digest: str | None) -> None:
         raise JobRefusedError("BUNDLE_UNKNOWN", {"digest": digest}, message)
 
 
-def _insert(session: Session, submission: Submission, at: datetime) -> JobRow:
+def _insert(
+    session: Session, submission: Submission, at: datetime, place: ArrayPlace | None = None
+) -> JobRow:
     request = submission.request
     row = JobRow(
         project_id=submission.project.id,
@@ -276,6 +342,15 @@ def _insert(session: Session, submission: Submission, at: datetime) -> JobRow:
         bundle_digest=submission.bundle_digest,
         submitted_at=at,
         is_held=submission.is_held,
+        begin_at=submission.begin_at,
+        depends_on=[
+            {"job_id": dependency.job_id, "kind": dependency.kind.value}
+            for dependency in submission.depends_on
+        ],
+        preemptions=0,
+        array_id=None if place is None else place.array_id,
+        array_index=None if place is None else place.index,
+        array_cap=None if submission.array is None else submission.array.cap,
         is_cancel_requested=False,
         attempts=0,
         launch_refusals=0,
@@ -284,6 +359,8 @@ def _insert(session: Session, submission: Submission, at: datetime) -> JobRow:
     )
     session.add(row)
     session.flush()
+    if place is not None and place.array_id is None:
+        row.array_id = row.id
     text = JobTextRow(
         job_id=row.id,
         name=submission.name.strip(),

@@ -1,11 +1,11 @@
-"""Rows of the scheduler room: nodes, GPUs, jobs, attempts, allocations, bundles, artefacts."""
+"""Rows of the scheduler room: nodes, GPUs, jobs, attempts, allocations, operators' acts, windows, use, files."""
 
 from __future__ import annotations
 
 from datetime import datetime
 from uuid import UUID
 
-from sqlalchemy import BigInteger, CheckConstraint, ForeignKey, Identity, Index, LargeBinary, Text, text
+from sqlalchemy import BigInteger, CheckConstraint, ForeignKey, Identity, Index, LargeBinary, Text, Uuid, text
 from sqlalchemy.dialects.postgresql import ARRAY, JSONB
 from sqlalchemy.orm import Mapped, mapped_column
 
@@ -84,6 +84,13 @@ class JobRow(Base):
     bundle_digest: Mapped[str | None] = mapped_column(ForeignKey("bundles.digest"))
     submitted_at: Mapped[datetime] = mapped_column(type_instant)
     is_held: Mapped[bool]
+    begin_at: Mapped[datetime | None] = mapped_column(type_instant)
+    depends_on: Mapped[list[dict[str, object]]] = mapped_column(JSONB, default=list)
+    array_id: Mapped[int | None] = mapped_column(BigInteger)
+    array_index: Mapped[int | None]
+    array_cap: Mapped[int | None]
+    reservation: Mapped[dict[str, object] | None] = mapped_column(JSONB(none_as_null=True))
+    preemptions: Mapped[int] = mapped_column(default=0)
     is_cancel_requested: Mapped[bool]
     attempts: Mapped[int]
     launch_refusals: Mapped[int]
@@ -123,6 +130,7 @@ class AttemptRow(Base):
             postgresql_where=text("state IN ('ADMITTED', 'RUNNING', 'COMPLETING')"),
         ),
         Index("ix_attempts_job", "job_id"),
+        Index("ix_attempts_admitted", "admitted_at"),
         Index("ix_attempts_kept", "ended_at", "id", postgresql_where=text("removed_at IS NULL")),
     )
 
@@ -135,6 +143,13 @@ class AttemptRow(Base):
     claim_s: Mapped[int] = mapped_column(BigInteger)
     ranks: Mapped[list[dict[str, object]]] = mapped_column(JSONB)
     admitted_at: Mapped[datetime] = mapped_column(type_instant)
+    admitted_seq: Mapped[int] = mapped_column(default=0)
+    grace_s: Mapped[int] = mapped_column(BigInteger, default=0)
+    reclaimed_by: Mapped[int | None] = mapped_column(BigInteger)
+    notice_ends_at: Mapped[datetime | None] = mapped_column(type_instant)
+    notice_sent_at: Mapped[datetime | None] = mapped_column(type_instant)
+    refund_cap_s: Mapped[int] = mapped_column(BigInteger, default=0)
+    refunded_s: Mapped[int] = mapped_column(BigInteger, default=0)
     dispatched_at: Mapped[datetime | None] = mapped_column(type_instant)
     committed_at: Mapped[datetime | None] = mapped_column(type_instant)
     started_at: Mapped[datetime | None] = mapped_column(type_instant)
@@ -145,6 +160,54 @@ class AttemptRow(Base):
     verdict: Mapped[dict[str, object] | None] = mapped_column(JSONB)
     used_s: Mapped[int | None] = mapped_column(BigInteger)
     removed_at: Mapped[datetime | None] = mapped_column(type_instant)
+
+
+class ActRow(Base):
+    """What an operator set above the machine: a pause, a place at the front, a reclaim forbidden."""
+
+    __tablename__ = "operator_acts"
+    __table_args__ = (
+        CheckConstraint("(job_id IS NULL) <> (queue IS NULL)", name="one_target"),
+        CheckConstraint("expires_at > created_at", name="period"),
+    )
+
+    id: Mapped[int] = mapped_column(BigInteger, Identity(), primary_key=True)
+    kind: Mapped[str] = mapped_column(Text)
+    job_id: Mapped[int | None] = mapped_column(ForeignKey("jobs.id"))
+    queue: Mapped[str | None] = mapped_column(Text)
+    reason: Mapped[str] = mapped_column(Text)
+    user_id: Mapped[UUID] = mapped_column(ForeignKey("users.id"))
+    created_at: Mapped[datetime] = mapped_column(type_instant)
+    expires_at: Mapped[datetime] = mapped_column(type_instant)
+    ended_at: Mapped[datetime | None] = mapped_column(type_instant)
+
+
+class WindowRow(Base):
+    """Nodes set apart for a time: maintenance, or an advance reservation for some projects."""
+
+    __tablename__ = "windows"
+    __table_args__ = (CheckConstraint("to_at > from_at", name="period"),)
+
+    id: Mapped[int] = mapped_column(BigInteger, Identity(), primary_key=True)
+    kind: Mapped[str] = mapped_column(Text)
+    nodes: Mapped[list[str]] = mapped_column(ARRAY(Text))
+    projects: Mapped[list[UUID]] = mapped_column(ARRAY(Uuid))
+    from_at: Mapped[datetime] = mapped_column(type_instant)
+    to_at: Mapped[datetime] = mapped_column(type_instant)
+    reason: Mapped[str] = mapped_column(Text)
+    user_id: Mapped[UUID] = mapped_column(ForeignKey("users.id"))
+    created_at: Mapped[datetime] = mapped_column(type_instant)
+    removed_at: Mapped[datetime | None] = mapped_column(type_instant)
+
+
+class UsageRow(Base):
+    """Decayed use of a queue in GPU-milliseconds as of the last sample; see `quota.fairshare`."""
+
+    __tablename__ = "queue_usage"
+
+    queue: Mapped[str] = mapped_column(Text, primary_key=True)
+    used_gpu_ms: Mapped[int] = mapped_column(BigInteger)
+    sampled_at: Mapped[datetime] = mapped_column(type_instant)
 
 
 class AllocationRow(Base):

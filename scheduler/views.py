@@ -14,7 +14,16 @@ from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
 from scheduler import lifecycle
-from scheduler.fields import Fields, optional_integer, optional_text, request_of, slots_of
+from scheduler.fields import (
+    Fields,
+    array_of,
+    integer,
+    optional_integer,
+    optional_text,
+    request_of,
+    reservation_of,
+    slots_of,
+)
 from scheduler.model import JobId, JobState, Numbers
 from scheduler.rows import at_or_none, job_fields
 from scheduler.shown import ArtefactView, AttemptRecord, JobText, JobView, RankRecord
@@ -164,6 +173,10 @@ def attempt_record(row: AttemptRow) -> AttemptRecord:
         started_at=row.started_at,
         ended_at=row.ended_at,
         stop_why=row.stop_why,
+        grace_s=row.grace_s,
+        reclaimed_by=row.reclaimed_by,
+        notice_ends_at=row.notice_ends_at,
+        refunded_s=row.refunded_s,
         removed_at=row.removed_at,
     )
 
@@ -264,6 +277,7 @@ def _view(
     project, organisation, user = names
     record = None if attempt is None else attempt_record(attempt)
     slots = () if attempt is None else slots_of(attempt.ranks)
+    fields = job_fields(row)
     return JobView(
         id=row.id,
         project_id=row.project_id,
@@ -277,9 +291,15 @@ def _view(
         reason_numbers=cast("Numbers", row.reason_numbers or {}),
         place=place,
         priority=row.priority,
-        request=request_of(job_fields(row)),
+        request=request_of(fields),
         bundle_digest=row.bundle_digest,
         is_held=row.is_held,
+        begin_at=row.begin_at,
+        depends_on=tuple((integer(one["job_id"]), str(one["kind"])) for one in row.depends_on),
+        array=array_of(fields),
+        array_index=row.array_index,
+        planned_start=reservation_of(row.id, fields),
+        preemptions=row.preemptions,
         is_cancel_requested=row.is_cancel_requested,
         attempts=row.attempts,
         attempt=record,

@@ -39,7 +39,7 @@ _ACT = documented(ErrorCode.FORBIDDEN, ErrorCode.NOT_FOUND, ErrorCode.CONFLICT, 
 
 def job_out(job: jobs.JobView, language: str) -> JobOut:
     """A job as the caller's language tells it."""
-    reason = None if job.reason is None else _reason(job.reason, job.reason_numbers, language)
+    reason = None if job.reason is None else reason_out(job.reason, job.reason_numbers, language)
     return JobOut.of(job, reason, None if job.exit_error is None else _exit_error(job, language))
 
 
@@ -52,7 +52,7 @@ def _exit_error(job: jobs.JobView, language: str) -> str:
     return translate(language, key, code=job.exit_error, program=program)
 
 
-def _reason(code: str, numbers: Numbers, language: str) -> ReasonOut:
+def reason_out(code: str, numbers: Numbers, language: str) -> ReasonOut:
     """A reason as a sentence: rules and limits are words of the catalogue, instants are told in Almaty's time."""
     shown: dict[str, object] = dict(numbers)
     for name, value in numbers.items():
@@ -145,7 +145,10 @@ def submit_job(
         ),
     ] = None,
 ) -> JSONResponse:
-    """Accept a job, or refuse at once what can never run as asked, with what would be accepted."""
+    """Accept a job, or refuse at once what can never run as asked, with what would be accepted.
+
+    Of an array all jobs are entered at once, and the answer is the first; its number is the array's.
+    """
     at = ctx.now()
     with transaction(ctx.engine) as session:
 
@@ -189,6 +192,9 @@ def _submit(session: Session, caller: Principal, body: JobIn, at: datetime) -> j
         bundle_digest=body.bundle,
         priority=body.priority,
         is_held=body.is_held,
+        begin_at=body.begin_at,
+        depends_on=tuple(jobs.Dependency(one.job_id, one.kind) for one in body.depends_on),
+        array=None if body.array is None else jobs.ArrayAsked(body.array.count, body.array.cap),
     )
     return jobs.submit(session, submission, policy=policy_in_force(session, at), at=at)
 

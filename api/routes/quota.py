@@ -33,7 +33,7 @@ YAML_TYPES: Final = frozenset({"application/yaml", "application/x-yaml", "text/y
 """Media types under which a policy may come as YAML."""
 JSON_TYPE: Final = "application/json"
 
-_POLICY_BODY: Final = {
+POLICY_BODY: Final = {
     "requestBody": {
         "required": True,
         "description": "The policy document: mapping with the key `policy`, as YAML or as JSON.",
@@ -50,6 +50,7 @@ _POLICY_BODY: Final = {
         },
     }
 }
+"""How the OpenAPI document describes a body that is a policy."""
 
 
 class InForceOut(BaseModel):
@@ -112,7 +113,7 @@ def list_policies(ctx: Ctx, caller: Caller) -> PoliciesOut:  # noqa: ARG001 - op
         ErrorCode.NO_ENACTING_ACT,
         *BODY_ERRORS,
     ),
-    openapi_extra=_POLICY_BODY,
+    openapi_extra=POLICY_BODY,
 )
 def enact_policy(
     ctx: Ctx, caller: Caller, document: Annotated[str | dict[str, object], Depends(policy_body)]

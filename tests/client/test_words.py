@@ -32,7 +32,7 @@ from products.model import ProductStatus, Stage
 from scheduler import model
 from scheduler.fit import Limit
 from scheduler.lifecycle import FINAL_CODES
-from scheduler.order import RULES
+from scheduler.order import ENTITLED_FIRST, FAIR_SHARE, PRIORITY_CLASS, RESERVED, RULES
 from scheduler.plan import AGED
 from tenants.model import Sector
 
@@ -48,7 +48,7 @@ EXIT_ERRORS = FINAL_CODES | {
 FROM_THE_PLATFORM = {
     "state": {state.value for state in model.JobState},
     "reason": {code.value for code in model.ReasonCode} | {"other", "not_yet"},
-    "rule": {rule.name for rule in RULES} | {AGED},
+    "rule": {rule.name for rule in RULES} | {AGED, ENTITLED_FIRST, FAIR_SHARE, PRIORITY_CLASS, RESERVED},
     "limit": {limit.value for limit in Limit},
     "exit_error": EXIT_ERRORS | {"other"},
     "never_fits": {Limit.FLAVOR, Limit.QUEUE},
@@ -143,7 +143,7 @@ def test_advice_on_what_never_fits_is_of_its_limit(language: str, limit: str) ->
 
 def test_a_refused_value_is_named_by_its_option() -> None:
     assert set(OPTIONS.values()) <= set().union(*commands().values())
-    sent = {f"body.{name}" for name in JobIn.model_fields} - {"body.bundle", "body.priority", "body.is_held"}
+    sent = {f"body.{name}" for name in JobIn.model_fields} - {"body.bundle"}
     assert sent <= set(OPTIONS)
     assert option_of("body.flavors.0") == "--flavor"
     assert option_of("body.bundle") == "body.bundle"

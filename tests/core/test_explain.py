@@ -40,6 +40,11 @@ def test_the_named_change_starts_the_job_and_one_unit_less_does_not(build, job_i
     assert not starts(snapshot, policy, job_id, **{what: new + 1})
 
 
+def test_among_too_many_jobs_no_change_is_looked_for(build, monkeypatch):
+    monkeypatch.setattr("scheduler.explain.MAX_TRIED", 2)
+    assert explain(JobId(3), gap(build), build.policy()).changes == ()
+
+
 def test_place_who_is_ahead_and_the_planned_start(build):
     snapshot, policy = gap(build), build.policy()
     found = explain(JobId(3), snapshot, policy)

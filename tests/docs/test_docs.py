@@ -57,6 +57,7 @@ def test_every_command_of_the_server_is_documented():
         "audit",
         "ledger",
         "replay",
+        "simulate",
         "kpi",
         "report",
     }

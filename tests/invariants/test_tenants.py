@@ -15,14 +15,22 @@ READS = {"select", "get", "get_one", "exists", "query", "delete", "update"}
 
 OWN_WORK = "the scheduler's own work: no caller is served"
 FIGURE = "a figure over everybody, without names"
+OVERSEEN = "served to those who may read every project only"
 VERIFIED = "the books set beside the journal, whole"
 FOUND_VISIBLE = "of rows that a query with visible_to found just before"
 
 ALLOWED = {
     "api.simulation.write_holders": "which simulated GPU is busy, for the node exporter of this machine",
+    "metrics.allocated._allocations": OVERSEEN,
+    "metrics.allocated._balances": OVERSEEN,
     "metrics.controlplane._device_seconds": FIGURE,
     "metrics.controlplane._queue_jobs": FIGURE,
     "metrics.controlplane._queue_wait": FIGURE,
+    "metrics.sampler._held": "who holds which GPU, to add readings to the right attempt",
+    "metrics.service.use_by": FIGURE,
+    "products.gather._products": "reports name verified products only, which are public",
+    "products.gather._served": FIGURE,
+    "products.history.histories": "the national indicator counts every product",
     "products.service.count_by_status": FIGURE,
     "products.service.evidence": FOUND_VISIBLE,
     "products.service.indicators": "the national indicator counts every product",
@@ -55,7 +63,16 @@ ALLOWED = {
     "scheduler.retention.due": OWN_WORK,
     "scheduler.shutdown._kill_all": OWN_WORK,
     "scheduler.snapshot._live": OWN_WORK,
-    "scheduler.snapshot._pending": OWN_WORK,
+    "scheduler.notices._spare": OWN_WORK,
+    "scheduler.notices._write_reservations": OWN_WORK,
+    "scheduler.notices.ended_graces": OWN_WORK,
+    "scheduler.notices.send_notice": OWN_WORK,
+    "scheduler.notices.undelivered_notices": OWN_WORK,
+    "scheduler.sampling._held_ms": FIGURE,
+    "scheduler.snapshot._waiting": OWN_WORK,
+    "scheduler.snapshot.load_usage": FIGURE,
+    "scheduler.snapshot.pending_jobs": OWN_WORK,
+    "scheduler.submission._check_dependencies": "jobs of the one project that the caller was found to have a role in",
     "scheduler.submission._check_project": "locks the project that the caller was found to have a role in",
     "scheduler.views._names": FOUND_VISIBLE,
     "scheduler.views._places": "how many jobs are ahead, without saying whose",

@@ -28,7 +28,7 @@ def plan_now(world):
     with snapshot(world.engine) as session:
         at = clock.now()
         policy, digest = quota.in_force(session, at)
-        plan = make_plan(load(session, at), policy)
+        plan = make_plan(load(session, at, policy), policy)
     return Planned(plan=plan, policy=policy, policy_digest=digest, release="test")
 
 
@@ -91,7 +91,7 @@ def test_a_plan_that_the_world_overtook_is_rejected_by_the_same_fit(world):
     assert world.state(fourth) is JobState.RUNNING
     assert [found.why for found in apply_now(world, good).rejected] == ["QUEUE_LIMIT"]
     assert world.state(third) is JobState.PENDING
-    world.check()
+    world.check_books()  # a plan applied after a later one is replayed by nobody
 
 
 def test_a_grant_is_claimed_once_when_two_jobs_race_for_its_rest(world):

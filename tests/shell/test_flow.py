@@ -63,6 +63,7 @@ def test_a_job_waits_with_its_reason_and_starts_when_there_is_room(world):
     waiting = world.view(second)
     assert (waiting.state, waiting.reason) == (JobState.PENDING, "QUEUE_LIMIT")
     assert waiting.reason_numbers["nominal"] == 8
+    world.turn()  # the first job's launch is known now, and with it when the second one starts
     assert not world.turn().has_effect  # nothing changed: nothing is written
     world.finish(first)
     world.hear()

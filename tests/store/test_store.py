@@ -17,6 +17,7 @@ from sqlalchemy.exc import DBAPIError
 
 import api.tables
 import metrics.tables
+import products.evidence_tables
 import products.tables
 import quota.tables
 import scheduler.tables
@@ -24,7 +25,15 @@ import tenants.tables
 from store import clock, embedded, engine, journal, lease, migrate, seal
 from store.engine import snapshot, transaction
 
-ROOMS = (api.tables, metrics.tables, products.tables, quota.tables, scheduler.tables, tenants.tables)
+ROOMS = (
+    api.tables,
+    metrics.tables,
+    products.tables,
+    products.evidence_tables,
+    quota.tables,
+    scheduler.tables,
+    tenants.tables,
+)
 AT = datetime(2026, 3, 1, 12, tzinfo=UTC)
 
 

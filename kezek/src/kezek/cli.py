@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from kezek import context, job_commands, platform_commands
+from kezek import context, job_commands, planning_commands, platform_commands
 from kezek.client import VERSION, Client
 from kezek.context import Output
 from kezek.errors import ConfigError, KezekError, UsageFaultError
@@ -39,9 +39,14 @@ app.command()(job_commands.jobs)
 app.command()(job_commands.job)
 app.command()(job_commands.logs)
 app.command()(job_commands.cancel)
+app.command()(planning_commands.why)
+app.command()(planning_commands.hold)
+app.command()(planning_commands.release)
 app.command()(platform_commands.quota)
 app.command()(platform_commands.cluster)
 app.command()(platform_commands.kpi)
+app.add_typer(planning_commands.acts, name="acts")
+app.add_typer(planning_commands.windows, name="windows")
 app.add_typer(platform_commands.products, name="products")
 app.add_typer(platform_commands.outputs, name="outputs")
 

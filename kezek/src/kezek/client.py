@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 import secrets
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import replace
 from importlib import metadata
@@ -119,6 +119,42 @@ class Client:
         """Cancel a job; one that runs is stopped, which takes a moment, and one that has ended stays as it is."""
         call = Call("POST", f"/v1/jobs/{job_id}/cancel", is_idempotent=True)
         return Job.of(self._transport.json(call))
+
+    def hold(self, job_id: int) -> Job:
+        """Keep a waiting job from starting; again is fine."""
+        return Job.of(self._transport.json(Call("POST", f"/v1/jobs/{job_id}/hold", is_idempotent=True)))
+
+    def release(self, job_id: int) -> Job:
+        """Let a held job start again; again is fine."""
+        return Job.of(self._transport.json(Call("POST", f"/v1/jobs/{job_id}/release", is_idempotent=True)))
+
+    def explanation(self, job_id: int) -> Fields:
+        """Why a job waits: the platform's object as it comes."""
+        return self._transport.json(Call.get(f"/v1/jobs/{job_id}/explanation"))
+
+    def acts(self) -> list[Fields]:
+        """The operators' acts that stand."""
+        return list(self._transport.json(Call.get("/v1/acts")).objects("items"))
+
+    def set_act(self, asked: Mapping[str, object]) -> Fields:
+        """Set an act: `kind`, `job_id` or `queue`, `reason`, `expires_at`."""
+        return self._transport.json(Call.post("/v1/acts", asked))
+
+    def end_act(self, number: int) -> Fields:
+        """Take an act back."""
+        return self._transport.json(Call("POST", f"/v1/acts/{number}/end"))
+
+    def windows(self) -> list[Fields]:
+        """The windows that have not ended."""
+        return list(self._transport.json(Call.get("/v1/windows")).objects("items"))
+
+    def add_window(self, asked: Mapping[str, object]) -> Fields:
+        """Set nodes apart: `kind`, `nodes`, `projects`, `from_at`, `to_at`, `reason`."""
+        return self._transport.json(Call.post("/v1/windows", asked))
+
+    def remove_window(self, number: int) -> Fields:
+        """Take a window back."""
+        return self._transport.json(Call("POST", f"/v1/windows/{number}/remove"))
 
     def log(self, place: LogPlace, *, wait_s: int = 0) -> LogPage:
         """A piece of what a rank wrote; waits up to `wait_s` seconds, at most 20, for something new."""

@@ -72,6 +72,15 @@ def submit(  # noqa: PLR0913 - every argument is an option of the command line
     command: Annotated[
         str | None, typer.Option(help="Program and arguments instead of a .py script.")
     ] = None,
+    begin: Annotated[
+        str | None, typer.Option("--begin", help="Start no earlier: YYYY-MM-DDTHH:MM in Almaty.")
+    ] = None,
+    after: Annotated[
+        list[str] | None, typer.Option(metavar="[KIND:]JOB", help="Wait for a job: 17, afterany:17; repeat.")
+    ] = None,
+    array: Annotated[str | None, typer.Option(metavar="N[%M]", help="N jobs alike, M at a time.")] = None,
+    priority: Annotated[int, typer.Option(help="Order among your queue's jobs; above 0: operators.")] = 0,
+    hold: Annotated[bool, typer.Option("--hold", help="Wait until released.")] = False,
     wait: Annotated[
         bool, typer.Option("--wait", "-w", help="Wait for the end; exit 1 if it did not complete.")
     ] = False,
@@ -94,6 +103,11 @@ def submit(  # noqa: PLR0913 - every argument is an option of the command line
         memory=memory,
         env=env or (),
         outputs=output_file or (),
+        begin=begin,
+        after=after or (),
+        array=array,
+        priority=priority,
+        is_held=hold,
     )
     screen = terminal(output)
     request, bundle = prepare(typed, Path.cwd())

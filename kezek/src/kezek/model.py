@@ -34,6 +34,11 @@ class JobRequest:
         memory_bytes_per_rank: a rank above it is stopped; None = the node's own limit.
         env: environment variables.
         outputs: patterns of files to keep, relative to the working folder.
+        begin_at: start no earlier, aware.
+        depends_on: objects with `job_id` and `kind` (afterok, afterany, afternotok).
+        array: object with `count` and `cap`; None = one job.
+        priority: order among the queue's own jobs; above 0 needs an operator.
+        is_held: wait until released.
     """
 
     project: str
@@ -46,6 +51,11 @@ class JobRequest:
     memory_bytes_per_rank: int | None = None
     env: Mapping[str, str] = field(default_factory=dict)
     outputs: tuple[str, ...] = ()
+    begin_at: datetime | None = None
+    depends_on: tuple[Mapping[str, object], ...] = ()
+    array: Mapping[str, object] | None = None
+    priority: int = 0
+    is_held: bool = False
 
     def document(self, bundle: str | None) -> dict[str, object]:
         """The body of the request; `bundle` is the digest of the uploaded code."""
@@ -61,6 +71,11 @@ class JobRequest:
             "env": dict(self.env),
             "outputs": list(self.outputs),
             "bundle": bundle,
+            "begin_at": None if self.begin_at is None else self.begin_at.isoformat(),
+            "depends_on": [dict(one) for one in self.depends_on],
+            "array": None if self.array is None else dict(self.array),
+            "priority": self.priority,
+            "is_held": self.is_held,
         }
 
 

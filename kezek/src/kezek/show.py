@@ -5,6 +5,7 @@ from __future__ import annotations
 import shlex
 from collections.abc import Iterable, Sequence
 
+from kezek.fields import Fields
 from kezek.messages import Messages
 from kezek.model import WAITING, Cluster, Grant, Job, Output, Queue
 from kezek.register import Indicator, Product
@@ -23,6 +24,8 @@ _STYLES = {
 _STYLE_OF_FAILURE = "red"
 
 JOB_HEADS = ("id", "name", "project", "queue", "state", "gpus", "submitted", "reason")
+ACT_HEADS = ("id", "kind", "about", "ends", "grounds")
+WINDOW_HEADS = ("id", "kind", "nodes", "begins", "ends", "grounds")
 OUTPUT_HEADS = ("rank", "path", "size", "digest")
 NODE_HEADS = ("node", "flavor", "state", "total", "busy", "free", "down")
 GRANT_HEADS = ("project", "flavor", "granted", "used", "pending", "remaining", "period")
@@ -87,6 +90,59 @@ def job_pairs(job: Job, messages: Messages) -> Pairs:
         ("gpu_time", gpu_time(job, messages)),
     ]
     return [(head, cell) for head, cell in pairs if cell]
+
+
+def why_pairs(found: Fields, messages: Messages) -> Pairs:
+    """An explanation, field by field; what says nothing is left out."""
+    reason = found.optional_inner("reason")
+    pairs: Pairs = [("id", str(found.integer("job_id")))]
+    if reason is None:
+        return [*pairs, ("reason", messages.say("job.waits_for_nothing"))]
+    starts_by = found.optional_instant("starts_by")
+    place = found.optional_integer("place")
+    pairs.append(("reason", reason.text("text")))
+    pairs.append(("ahead", "" if place is None else str(place - 1)))
+    for ahead in found.objects("ahead"):
+        job_id, rule = ahead.integer("job_id"), ahead.text("text")
+        pairs.append(("ahead", messages.say("reason.WAITING_TURN", ahead=job_id, rule=rule)))
+    pairs.append(("planned", "" if starts_by is None else messages.instant(starts_by)))
+    for change in found.objects("changes"):
+        old, new = change.integer("old"), change.integer("new")
+        if change.text("what") == "gpus":
+            pairs.append(("change", messages.say("planning.gpus", old=old, new=new)))
+        else:
+            times = {"old": messages.duration(old), "new": messages.duration(new)}
+            pairs.append(("change", messages.say("planning.walltime", **times)))
+    return [(head, cell) for head, cell in pairs if cell]
+
+
+def act_rows(acts: Iterable[Fields], messages: Messages) -> list[Sequence[Cell]]:
+    """Operators' acts as the rows of `ACT_HEADS`."""
+    return [
+        (
+            str(act.integer("id")),
+            act.text("kind"),
+            act.optional_text("queue") or str(act.optional_integer("job_id")),
+            messages.instant(act.instant("expires_at")),
+            act.text("reason"),
+        )
+        for act in acts
+    ]
+
+
+def window_rows(windows: Iterable[Fields], messages: Messages) -> list[Sequence[Cell]]:
+    """Windows as the rows of `WINDOW_HEADS`."""
+    return [
+        (
+            str(window.integer("id")),
+            window.text("kind"),
+            ", ".join(window.texts("nodes")),
+            messages.instant(window.instant("from_at")),
+            messages.instant(window.instant("to_at")),
+            window.optional_text("reason") or "",
+        )
+        for window in windows
+    ]
 
 
 def exit_text(job: Job, messages: Messages) -> str:

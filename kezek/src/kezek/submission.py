@@ -10,6 +10,7 @@ from pathlib import Path
 from kezek.bundle import Bundle, name_in_bundle, pack
 from kezek.errors import UsageFaultError
 from kezek.model import JobRequest
+from kezek.planning import parse_array, parse_dependencies, parse_instant
 from kezek.units import parse_duration_s, parse_size_bytes
 
 PYTHON = "python"
@@ -34,6 +35,11 @@ class Typed:
         memory: size, such as "4GiB".
         env: variables as "NAME=value".
         outputs: patterns of files to keep.
+        begin: instant before which it is not to start.
+        after: jobs to wait for, as "17" or "afterany:17".
+        array: as "100" or "100%8".
+        priority: order among the queue's own jobs.
+        is_held: wait until released.
     """
 
     project: str
@@ -48,6 +54,11 @@ class Typed:
     memory: str | None
     env: Sequence[str]
     outputs: Sequence[str]
+    begin: str | None = None
+    after: Sequence[str] = ()
+    array: str | None = None
+    priority: int = 0
+    is_held: bool = False
 
 
 def prepare(typed: Typed, base: Path) -> tuple[JobRequest, Bundle | None]:
@@ -68,6 +79,11 @@ def prepare(typed: Typed, base: Path) -> tuple[JobRequest, Bundle | None]:
         memory_bytes_per_rank=None if typed.memory is None else parse_size_bytes(typed.memory),
         env=_env(typed.env),
         outputs=tuple(typed.outputs),
+        begin_at=None if typed.begin is None else parse_instant(typed.begin),
+        depends_on=tuple(parse_dependencies(typed.after)),
+        array=None if typed.array is None else parse_array(typed.array),
+        priority=typed.priority,
+        is_held=typed.is_held,
     )
     return request, pack(typed.files, base) if typed.files else None
 

@@ -1,0 +1,221 @@
+"""What the API answers about planning: explanations, operators' acts, windows, previews of policies."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Final
+from uuid import UUID
+
+from pydantic import BaseModel
+
+from api.job_answers import ReasonOut
+from scheduler.acts import ActView, WindowView
+from scheduler.fields import ActKind
+from scheduler.model import WindowKind
+from scheduler.preview import Preview
+
+
+class AheadOut(BaseModel):
+    """A job of the queue that goes before, and by which rule."""
+
+    job_id: int
+    rule: str
+    text: str
+
+
+class ChangeOut(BaseModel):
+    """The smallest change that starts the job now; one unit less does not."""
+
+    what: str
+    old: int
+    new: int
+
+
+class ExplanationOut(BaseModel):
+    """Why a job waits: its reason, its place in its queue (from 1), who is ahead, when it starts at the latest.
+
+    `is_waiting` is false when the job runs, has ended, or starts in the next cycle; then all else is null or empty.
+    `starts_by` is counted with full walltimes of all that run; null while no start is planned. `changes` are each
+    enough on their own.
+    """
+
+    job_id: int
+    is_waiting: bool
+    reason: ReasonOut | None
+    place: int | None
+    ahead: list[AheadOut]
+    starts_by: datetime | None
+    changes: list[ChangeOut]
+
+
+class ActOut(BaseModel):
+    """An operator's act above the machine."""
+
+    id: int
+    kind: ActKind
+    job_id: int | None
+    queue: str | None
+    reason: str
+    user_id: UUID
+    created_at: datetime
+    expires_at: datetime
+    ended_at: datetime | None
+
+    @classmethod
+    def of(cls, found: ActView) -> ActOut:
+        """The wire form."""
+        return cls(**{name: getattr(found, name) for name in cls.model_fields})
+
+
+class ActsOut(BaseModel):
+    """The acts that stand, by number."""
+
+    items: list[ActOut]
+
+
+class WindowOut(BaseModel):
+    """Nodes set apart for a time. `reason` is null for a caller who does not oversee the platform."""
+
+    id: int
+    kind: WindowKind
+    nodes: list[str]
+    projects: list[UUID]
+    from_at: datetime
+    to_at: datetime
+    reason: str | None
+
+    @classmethod
+    def of(cls, found: WindowView, *, is_whole: bool) -> WindowOut:
+        """The wire form; projects and reason only where `is_whole`."""
+        return cls(
+            id=found.id,
+            kind=found.kind,
+            nodes=list(found.nodes),
+            projects=list(found.projects) if is_whole else [],
+            from_at=found.from_at,
+            to_at=found.to_at,
+            reason=found.reason if is_whole else None,
+        )
+
+
+class WindowsOut(BaseModel):
+    """The windows that have not ended, by number."""
+
+    items: list[WindowOut]
+
+
+class QueueChangeOut(BaseModel):
+    """A queue under the policy in force and under the other one, in GPUs."""
+
+    path: str
+    nominal_before: int
+    nominal_after: int
+    held: int
+    borrowed_before: int
+    borrowed_after: int
+
+
+class PreviewOut(BaseModel):
+    """What another policy would do to the machine as it stands; nothing is changed.
+
+    `preempting` are attempts that would get notice in the first cycle, `admitted` jobs that would start in it.
+    """
+
+    version: str
+    queues: list[QueueChangeOut]
+    preempting: list[str]
+    admitted: list[int]
+
+    @classmethod
+    def of(cls, version: str, found: Preview) -> PreviewOut:
+        """The wire form."""
+        return cls(
+            version=version,
+            queues=[
+                QueueChangeOut(**{name: getattr(one, name) for name in QueueChangeOut.model_fields})
+                for one in found.queues
+            ],
+            preempting=list(found.preempting),
+            admitted=list(found.admitted),
+        )
+
+
+_CHANGE: Final = {"what": "gpus", "old": 8, "new": 4}
+_AHEAD: Final = {"job_id": 16, "rule": "submitted", "text": "it was submitted earlier"}
+_ACT: Final = {
+    "id": 3,
+    "kind": "pin",
+    "job_id": 17,
+    "queue": None,
+    "reason": "A demonstration for the council runs on it.",
+    "user_id": "0f0a4f1e-6a0e-4c6e-9d4c-3a1c5e1b7a03",
+    "created_at": "2026-03-02T09:00:00Z",
+    "expires_at": "2026-03-03T09:00:00Z",
+    "ended_at": None,
+}
+_WINDOW: Final = {
+    "id": 2,
+    "kind": "maintenance",
+    "nodes": ["n0"],
+    "projects": [],
+    "from_at": "2026-03-07T20:00:00Z",
+    "to_at": "2026-03-07T23:00:00Z",
+    "reason": "Firmware of the switch.",
+}
+_QUEUE: Final = {
+    "path": "science/universities",
+    "nominal_before": 8,
+    "nominal_after": 6,
+    "held": 8,
+    "borrowed_before": 0,
+    "borrowed_after": 2,
+}
+_PLANNED: Final = {
+    "starts_at": "2026-03-02T10:00:00Z",
+    "flavor": "h200",
+    "share_class": "entitled",
+    "nodes": {"n0": 8},
+    "is_reclaim": False,
+}
+PLANNING: Final = {
+    "ActIn": {
+        "kind": "pin",
+        "job_id": 17,
+        "reason": "A demonstration for the council runs on it.",
+        "expires_at": "2026-03-03T09:00:00Z",
+    },
+    "ActOut": _ACT,
+    "ActsOut": {"items": [_ACT]},
+    "AheadOut": _AHEAD,
+    "ArrayIn": {"count": 10, "cap": 2},
+    "ArrayOut": {"id": 17, "index": 0, "cap": 2},
+    "ChangeOut": _CHANGE,
+    "DependencyIn": {"job_id": 16, "kind": "afterok"},
+    "DependencyOut": {"job_id": 16, "kind": "afterok"},
+    "ExplanationOut": {
+        "job_id": 18,
+        "is_waiting": True,
+        "reason": {
+            "code": "NO_CAPACITY",
+            "numbers": {"free": 4, "gpus": 8, "flavor": "h200"},
+            "text": "GPUs of h200 the job needs: 8, free: 4.",
+        },
+        "place": 2,
+        "ahead": [_AHEAD],
+        "starts_by": "2026-03-02T10:00:00Z",
+        "changes": [_CHANGE],
+    },
+    "PlannedStartOut": _PLANNED,
+    "PreviewOut": {"version": "2026-2", "queues": [_QUEUE], "preempting": ["17-1"], "admitted": [18]},
+    "QueueChangeOut": _QUEUE,
+    "WindowIn": {
+        "kind": "maintenance",
+        "nodes": ["n0"],
+        "from_at": "2026-03-07T20:00:00Z",
+        "to_at": "2026-03-07T23:00:00Z",
+        "reason": "Firmware of the switch.",
+    },
+    "WindowOut": _WINDOW,
+    "WindowsOut": {"items": [_WINDOW]},
+}
+"""An example of each object schema of this page and of its bodies; `api.examples` takes them up."""

@@ -1,0 +1,160 @@
+"""Commands about planning: why, hold, release, acts, windows."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+from typing import Annotated
+
+import typer
+
+from kezek import show
+from kezek.context import JobNumber, Output, connect, terminal
+from kezek.planning import parse_instant
+from kezek.terminal import Format
+from kezek.units import parse_duration_s
+
+acts = typer.Typer(no_args_is_help=True, help="What operators set above the machine: pause, expedite, pin.")
+windows = typer.Typer(no_args_is_help=True, help="Nodes set apart for a time: maintenance, reservations.")
+
+Number = Annotated[int, typer.Argument(min=1, metavar="NUMBER", help="Number in the list.")]
+Reason = Annotated[str, typer.Option("--reason", help="Why; the journal keeps its digest.")]
+
+
+def why(job_id: JobNumber, *, output: Output = Format.TABLE) -> None:
+    """Tell why a job waits, who is ahead by which rule, its latest start, and what would start it now."""
+    screen = terminal(output)
+    with connect() as client:
+        found = client.explanation(job_id)
+    if screen.is_json:
+        screen.json(found.raw)
+    else:
+        screen.record(show.why_pairs(found, screen.messages))
+
+
+def hold(job_id: JobNumber, *, output: Output = Format.TABLE) -> None:
+    """Keep a waiting job from starting until it is released; its place is kept."""
+    _keep(job_id, output, is_held=True)
+
+
+def release(job_id: JobNumber, *, output: Output = Format.TABLE) -> None:
+    """Let a held job start again."""
+    _keep(job_id, output, is_held=False)
+
+
+def _keep(job_id: int, output: Format, *, is_held: bool) -> None:
+    screen = terminal(output)
+    with connect() as client:
+        found = client.hold(job_id) if is_held else client.release(job_id)
+    if screen.is_json:
+        screen.json(found.raw)
+    else:
+        screen.line(screen.messages.say("job.held" if is_held else "job.released", id=found.id))
+
+
+@acts.command("list")
+def list_acts(*, output: Output = Format.TABLE) -> None:
+    """List the acts that stand; for those who oversee the platform."""
+    screen = terminal(output)
+    with connect() as client:
+        found = client.acts()
+    if screen.is_json:
+        screen.json([one.raw for one in found])
+    else:
+        screen.table(show.ACT_HEADS, show.act_rows(found, screen.messages))
+
+
+@acts.command("set")
+def set_act(
+    kind: Annotated[str, typer.Argument(metavar="KIND", help="pause, expedite or pin.")],
+    *,
+    reason: Reason,
+    lasts: Annotated[str, typer.Option("--for", help="How long it stands: 2h, 1d.")],
+    job: Annotated[int | None, typer.Option("--job", min=1, help="The job it is about.")] = None,
+    queue: Annotated[
+        str | None, typer.Option("--queue", help="The queue to pause, with all below it.")
+    ] = None,
+    output: Output = Format.TABLE,
+) -> None:
+    """Pause a job or a queue, put a job first in its queue, or forbid to take its GPUs back; operators only."""
+    screen = terminal(output)
+    expires_at = datetime.now(UTC) + timedelta(seconds=parse_duration_s(lasts))
+    asked = {
+        "kind": kind,
+        "job_id": job,
+        "queue": queue,
+        "reason": reason,
+        "expires_at": expires_at.isoformat(),
+    }
+    with connect() as client:
+        found = client.set_act(asked)
+    if screen.is_json:
+        screen.json(found.raw)
+    else:
+        screen.table(show.ACT_HEADS, show.act_rows([found], screen.messages))
+
+
+@acts.command("end")
+def end_act(number: Number, *, output: Output = Format.TABLE) -> None:
+    """Take an act back before it expires; operators only."""
+    screen = terminal(output)
+    with connect() as client:
+        found = client.end_act(number)
+    if screen.is_json:
+        screen.json(found.raw)
+    else:
+        screen.line(screen.messages.say("planning.ended", number=number))
+
+
+@windows.command("list")
+def list_windows(*, output: Output = Format.TABLE) -> None:
+    """List the windows that have not ended."""
+    screen = terminal(output)
+    with connect() as client:
+        found = client.windows()
+    if screen.is_json:
+        screen.json([one.raw for one in found])
+    else:
+        screen.table(show.WINDOW_HEADS, show.window_rows(found, screen.messages))
+
+
+@windows.command("add")
+def add_window(  # noqa: PLR0913 - every argument is an option of the command line
+    kind: Annotated[str, typer.Argument(metavar="KIND", help="maintenance or reservation.")],
+    *,
+    node: Annotated[list[str], typer.Option("--node", help="A node; repeat.")],
+    begins: Annotated[str, typer.Option("--from", help="YYYY-MM-DDTHH:MM in Almaty, or with a zone.")],
+    ends: Annotated[str, typer.Option("--to", help="YYYY-MM-DDTHH:MM in Almaty, or with a zone.")],
+    reason: Reason,
+    project: Annotated[
+        list[str] | None, typer.Option("--project", help="May use it all the same; repeat.")
+    ] = None,
+    output: Output = Format.TABLE,
+) -> None:
+    """Set nodes apart; what would run into the window is not started on them; operators only."""
+    screen = terminal(output)
+    asked = {
+        "kind": kind,
+        "nodes": node,
+        "projects": project or [],
+        "from_at": parse_instant(begins).isoformat(),
+        "to_at": parse_instant(ends).isoformat(),
+        "reason": reason,
+    }
+    with connect() as client:
+        found = client.add_window(asked)
+    if screen.is_json:
+        screen.json(found.raw)
+    else:
+        screen.table(show.WINDOW_HEADS, show.window_rows([found], screen.messages))
+
+
+@windows.command("remove")
+def remove_window(number: Number, *, output: Output = Format.TABLE) -> None:
+    """Put the nodes of a window back into the common use; operators only."""
+    screen = terminal(output)
+    with connect() as client:
+        found = client.remove_window(number)
+    if screen.is_json:
+        screen.json(found.raw)
+    else:
+        screen.line(screen.messages.say("planning.ended", number=number))

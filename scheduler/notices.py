@@ -1,0 +1,224 @@
+"""What a plan promises and takes back, stored: planned starts, notices to borrowers, notices withdrawn.
+
+A notice goes out with the checkpoint signal (`send_notice`); at its end the attempt is stopped (`end_graces`) and
+its job waits again with its place kept.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import datetime
+
+from sqlalchemy import select
+from sqlalchemy.orm import Session
+
+from scheduler.changes import Book, job_of, take
+from scheduler.dispatch.executor import RefusedError
+from scheduler.dispatch.wire import AgentCode, Signal
+from scheduler.facts import GraceEnded
+from scheduler.fields import Fields, integer
+from scheduler.launch import Leader
+from scheduler.model import AttemptId, JobId, JobState, Plan, Preempt, Reserve
+from scheduler.snapshot import LIVE
+from scheduler.tables import AttemptRow, JobRow, NodeRow
+from store import clock, lease
+from store.engine import snapshot, transaction
+
+
+@dataclass(slots=True)
+class Promised:
+    """What became of a plan's promises: jobs whose planned start changed, attempts told or spared."""
+
+    reserved: list[JobId] = field(default_factory=list)
+    told: list[AttemptId] = field(default_factory=list)
+    spared: list[AttemptId] = field(default_factory=list)
+
+
+def keep_promises(
+    session: Session, plan: Plan, *, refund_cap_s: int, open_to: frozenset[JobId], actor: str
+) -> Promised:
+    """Store a plan's starts to come and its notices, in the caller's transaction.
+
+    Args:
+        session: the open unit of work, fenced.
+        plan: the plan that is being applied; what it admits is admitted already.
+        refund_cap_s: seconds of lost work that a victim is given back at most.
+        open_to: jobs whose planned start was to begin now and did not: their victims are not spared.
+        actor: as the journal names actors.
+    """
+    at = clock.from_ms(plan.at_ms)
+    found = Promised()
+    planned = {entry.job_id: entry for entry in plan.entries if isinstance(entry, Reserve)}
+    kept = _write_reservations(session, planned, found, at=at, actor=actor)
+    for entry in plan.entries:
+        if isinstance(entry, Preempt) and entry.for_job in kept:
+            _tell(session, entry, found, refund_cap_s=refund_cap_s, at=at, actor=actor)
+    needed = {job_id for job_id in kept if planned[job_id].is_reclaim} | open_to
+    _spare(session, needed, found, at=at, actor=actor)
+    return found
+
+
+def reservation_to_json(entry: Reserve, planned_ms: int) -> Fields:
+    """The stored form of a planned start; `planned_ms` is when it came to be as it is."""
+    return {
+        "start_ms": entry.start_ms,
+        "place": [[node, gpus] for node, gpus in entry.place],
+        "flavor": entry.flavor,
+        "share_class": entry.share_class.value,
+        "planned_ms": planned_ms,
+        "is_reclaim": entry.is_reclaim,
+    }
+
+
+def _write_reservations(
+    session: Session, planned: Mapping[JobId, Reserve], found: Promised, *, at: datetime, actor: str
+) -> set[JobId]:
+    """Store the starts that changed; the planned jobs that still wait.
+
+    Rows are locked in the order of their ids, as everywhere.
+    """
+    standing = select(JobRow.id).where(
+        JobRow.state == JobState.PENDING.value, JobRow.reservation.is_not(None)
+    )
+    touched = sorted({*planned, *map(JobId, session.scalars(standing))})
+    rows = session.scalars(
+        select(JobRow)
+        .where(JobRow.id.in_(touched), JobRow.state == JobState.PENDING.value)
+        .order_by(JobRow.id)
+        .with_for_update()
+        .execution_options(populate_existing=True)
+    ).all()
+    kept: set[JobId] = set()
+    for row in rows:
+        job_id = JobId(row.id)
+        entry = planned.get(job_id)
+        if entry is not None:
+            kept.add(job_id)
+        now = None if entry is None else reservation_to_json(entry, clock.to_ms(at))
+        before = row.reservation
+        if _same(before, now):
+            continue
+        book = Book.of(session, row, None, at=at, actor=actor)
+        row.reservation = now
+        later_ms = (
+            0 if before is None or now is None else integer(now["start_ms"]) - integer(before["start_ms"])
+        )
+        book.tell("job.unreserved" if now is None else "job.reserved", {"later_ms": later_ms})
+        found.reserved.append(job_id)
+    return kept
+
+
+def _same(before: Mapping[str, object] | None, now: Mapping[str, object] | None) -> bool:
+    """Whether two planned starts differ in nothing but the plan that confirmed them."""
+    if before is None or now is None:
+        return before is now
+    return {**before, "planned_ms": 0} == {**now, "planned_ms": 0}
+
+
+def _tell(
+    session: Session, entry: Preempt, found: Promised, *, refund_cap_s: int, at: datetime, actor: str
+) -> None:
+    """Give an attempt notice, unless it ends already or has it."""
+    book = Book.open(session, job_of(entry.attempt_id), at=at, actor=actor)
+    attempt = book.attempt
+    if attempt is None or attempt.id != entry.attempt_id or attempt.state not in LIVE:
+        return
+    if attempt.stop_why is not None or attempt.reclaimed_by is not None:
+        return
+    attempt.reclaimed_by = entry.for_job
+    attempt.notice_ends_at = clock.from_ms(entry.stop_ms)
+    attempt.notice_sent_at = None
+    attempt.refund_cap_s = refund_cap_s
+    book.tell("attempt.preempting", {"for_job": entry.for_job, "stop_ms": entry.stop_ms})
+    session.flush()
+    found.told.append(entry.attempt_id)
+
+
+def _spare(session: Session, needed: set[JobId], found: Promised, *, at: datetime, actor: str) -> None:
+    """Take back the notices of attempts whose GPUs nobody waits for any more: no stop may be useless."""
+    noticed = session.execute(
+        select(AttemptRow.id, AttemptRow.reclaimed_by)
+        .where(
+            AttemptRow.state.in_(LIVE), AttemptRow.reclaimed_by.is_not(None), AttemptRow.stop_why.is_(None)
+        )
+        .order_by(AttemptRow.job_id)
+    ).all()
+    for attempt_id, reclaimed_by in noticed:
+        if reclaimed_by in needed:
+            continue
+        book = Book.open(session, job_of(attempt_id), at=at, actor=actor)
+        attempt = book.attempt
+        if attempt is None or attempt.id != attempt_id or attempt.stop_why is not None:
+            continue
+        attempt.reclaimed_by, attempt.notice_ends_at, attempt.refund_cap_s = None, None, 0
+        book.tell("attempt.spared", {"for_job": reclaimed_by})
+        session.flush()
+        found.spared.append(AttemptId(attempt_id))
+
+
+def ended_graces(session: Session, at: datetime) -> list[AttemptId]:
+    """Attempts whose notice is over and that were not told to stop."""
+    rows = session.scalars(
+        select(AttemptRow.id)
+        .where(AttemptRow.state.in_(LIVE), AttemptRow.stop_why.is_(None), AttemptRow.notice_ends_at <= at)
+        .order_by(AttemptRow.job_id)
+    )
+    return [AttemptId(attempt_id) for attempt_id in rows]
+
+
+def end_graces(leader: Leader, at: datetime) -> list[AttemptId]:
+    """Stop every attempt whose grace is over; again is fine.
+
+    Raises:
+        StaleEpochError: another process is the scheduler.
+    """
+    with snapshot(leader.engine) as session:
+        due = ended_graces(session, at)
+    stopped: list[AttemptId] = []
+    for attempt_id in due:
+        with transaction(leader.engine) as session:
+            lease.fence(session, leader.held)
+            fact = GraceEnded(attempt_id, clock.to_ms(at))
+            outcome = take(session, job_of(attempt_id), fact, at=at, actor=leader.actor)
+        if outcome.ignored is None:
+            stopped.append(attempt_id)
+    return stopped
+
+
+def undelivered_notices(session: Session) -> list[str]:
+    """Attempts under notice whose ranks were not told to save their work."""
+    statement = select(AttemptRow.id).where(
+        AttemptRow.state == JobState.RUNNING.value,
+        AttemptRow.reclaimed_by.is_not(None),
+        AttemptRow.notice_sent_at.is_(None),
+        AttemptRow.stop_why.is_(None),
+    )
+    return list(session.scalars(statement.order_by(AttemptRow.id)))
+
+
+def send_notice(leader: Leader, attempt_id: str) -> None:
+    """Ask the ranks of an attempt under notice to save their work (SIGUSR1), once.
+
+    Raises:
+        ExecutorError: a node that counts as up did not answer; it is told again later.
+    """
+    with snapshot(leader.engine) as session:
+        row = session.get(AttemptRow, attempt_id)
+        if row is None or row.reclaimed_by is None or row.stop_why is not None:
+            return
+        nodes = {str(rank["node"]) for rank in row.ranks if rank["ended_ms"] is None}
+        down = select(NodeRow.name).where(NodeRow.state == "DOWN")
+        nodes -= set(session.scalars(down))
+    for node in sorted(nodes):
+        try:
+            leader.executor.signal(node, attempt_id, Signal.CHECKPOINT, 0, leader.epoch)
+        except RefusedError as error:
+            if error.code != AgentCode.NOT_FOUND:
+                raise
+    with transaction(leader.engine) as session:
+        lease.fence(session, leader.held)
+        session.execute(select(JobRow.id).where(JobRow.id == job_of(attempt_id)).with_for_update())
+        row = session.get_one(AttemptRow, attempt_id, populate_existing=True)
+        if row.reclaimed_by is not None and row.notice_sent_at is None:
+            row.notice_sent_at = clock.now()

@@ -1,0 +1,131 @@
+"""Planning through the API: arrays, dependencies, explanations, acts, windows, a policy's preview."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from typing import Any
+
+from tests.api.conftest import AT, POLICY, World
+
+TOMORROW = (AT + timedelta(days=1)).isoformat()
+
+
+def act(**changes: Any) -> dict[str, Any]:
+    return {"kind": "pin", "reason": "the exam of the year", "expires_at": TOMORROW, **changes}
+
+
+def window(**changes: Any) -> dict[str, Any]:
+    return {
+        "kind": "maintenance",
+        "nodes": ["n0", "n0"],
+        "from_at": AT.isoformat(),
+        "to_at": TOMORROW,
+        "reason": "firmware",
+        **changes,
+    }
+
+
+def test_an_array_and_a_dependency_are_told_as_they_were_asked(world: World) -> None:
+    first = world.job(array={"count": 3, "cap": 2}).json()
+    assert first["array"] == {"id": first["id"], "index": 0, "cap": 2}
+    listed = world.ok("uni-researcher", "GET", "/v1/jobs")["items"]
+    assert [job["array"]["index"] for job in listed] == [2, 1, 0]
+    begin_at = "2026-06-02T12:00:00Z"
+    after = world.job(
+        depends_on=[{"job_id": first["id"], "kind": "afterany"}, {"job_id": first["id"] + 1}],
+        begin_at=begin_at,
+    ).json()
+    assert after["depends_on"] == [
+        {"job_id": first["id"], "kind": "afterany"},
+        {"job_id": first["id"] + 1, "kind": "afterok"},
+    ]
+    assert after["begin_at"] == begin_at
+    assert (after["planned_start"], after["preemptions"]) == (None, 0)
+
+
+def test_a_job_of_another_project_is_no_dependency(world: World) -> None:
+    other = world.job("firm-researcher").json()["id"]
+    answer = world.job(depends_on=[{"job_id": other}])
+    assert (answer.status_code, answer.json()["code"]) == (422, "VALIDATION")
+    assert answer.json()["errors"][0]["place"] == "body.depends_on"
+
+
+def test_a_waiting_job_is_explained_with_the_change_that_starts_it(world: World) -> None:
+    world.ok("operator", "POST", "/v1/windows", window(from_at=(AT + timedelta(minutes=30)).isoformat()))
+    world.ok(
+        "operator",
+        "POST",
+        "/v1/windows",
+        window(nodes=["n1"], from_at=(AT + timedelta(minutes=30)).isoformat()),
+    )
+    short, long = world.job(walltime_s=60).json()["id"], world.job(walltime_s=3_600).json()["id"]
+    starts = world.ok("uni-researcher", "GET", f"/v1/jobs/{short}/explanation")
+    assert (starts["is_waiting"], starts["reason"]) == (False, None)
+    waits = world.ok("uni-researcher", "GET", f"/v1/jobs/{long}/explanation")
+    assert waits["reason"]["code"] == "MAINTENANCE"
+    assert waits["place"] == 2
+    assert [(one["job_id"], one["rule"]) for one in waits["ahead"]] == [(short, "id")]
+    assert waits["ahead"][0]["text"]
+    assert waits["starts_by"] == TOMORROW.replace("+00:00", "Z")
+    assert waits["changes"] == [{"what": "walltime_s", "old": 3_600, "new": 1_800}]
+    assert world.call("firm-researcher", "GET", f"/v1/jobs/{long}/explanation").status_code == 404
+
+
+def test_an_act_is_set_listed_and_ended_by_operators_only(world: World) -> None:
+    job_id = world.job().json()["id"]
+    assert world.call("uni-manager", "POST", "/v1/acts", json=act(job_id=job_id)).status_code == 403
+    assert world.call("uni-manager", "GET", "/v1/acts").status_code == 403
+    made = world.ok("operator", "POST", "/v1/acts", act(job_id=job_id))
+    paused = world.ok("operator", "POST", "/v1/acts", act(kind="pause", queue="universities"))
+    assert [one["id"] for one in world.ok("operator", "GET", "/v1/acts")["items"]] == [
+        made["id"],
+        paused["id"],
+    ]
+    explained = world.ok("uni-researcher", "GET", f"/v1/jobs/{job_id}/explanation")
+    assert explained["reason"]["code"] == "PAUSED"
+    ended = world.ok("operator", "POST", f"/v1/acts/{paused['id']}/end")
+    assert ended["ended_at"] is not None
+    assert world.call("operator", "POST", f"/v1/acts/{paused['id']}/end").status_code == 404
+    world.clock.at += timedelta(days=2)
+    assert world.ok("operator", "GET", "/v1/acts")["items"] == []
+
+
+def test_an_act_that_cannot_be_is_refused(world: World) -> None:
+    job_id = world.job().json()["id"]
+    for bad in (
+        act(),
+        act(job_id=job_id, queue="universities"),
+        act(queue="universities"),
+        act(job_id=999_999),
+        act(job_id=job_id, expires_at=AT.isoformat()),
+        act(job_id=job_id, reason="  "),
+    ):
+        answer = world.call("operator", "POST", "/v1/acts", json=bad)
+        assert (answer.status_code, answer.json()["code"]) == (422, "VALIDATION"), bad
+    assert world.ok("operator", "GET", "/v1/acts")["items"] == []
+
+
+def test_a_window_is_added_seen_by_all_and_removed(world: World) -> None:
+    assert world.call("uni-manager", "POST", "/v1/windows", json=window()).status_code == 403
+    made = world.ok("operator", "POST", "/v1/windows", window(kind="reservation", projects=["uni-project"]))
+    assert (made["nodes"], len(made["projects"])) == (["n0"], 1)
+    (seen,) = world.ok("firm-researcher", "GET", "/v1/windows")["items"]
+    assert (seen["id"], seen["reason"], seen["projects"]) == (made["id"], None, [])
+    for bad in (window(nodes=["n9"]), window(to_at=AT.isoformat()), window(from_at="2026-07-01T00:00:00Z")):
+        assert world.call("operator", "POST", "/v1/windows", json=bad).status_code == 422, bad
+    world.ok("operator", "POST", f"/v1/windows/{made['id']}/remove")
+    assert world.call("operator", "POST", f"/v1/windows/{made['id']}/remove").status_code == 404
+    assert world.ok("operator", "GET", "/v1/windows")["items"] == []
+
+
+def test_a_policy_is_previewed_without_being_entered(world: World) -> None:
+    tree = {"universities": {"nominal": "25%", "default_walltime": "1h"}, "startups": {"nominal": "75%"}}
+    other = {
+        "policy": {**POLICY["policy"], "version": "2026.2", "effective_from": "2026-07-01", "tree": tree}
+    }
+    assert world.call("uni-manager", "POST", "/v1/policies/preview", json=other).status_code == 403
+    found = world.ok("operator", "POST", "/v1/policies/preview", other)
+    nominal = {one["path"]: (one["nominal_before"], one["nominal_after"]) for one in found["queues"]}
+    assert nominal == {"startups": (4, 12), "universities": (8, 4)}
+    assert (found["version"], found["preempting"], found["admitted"]) == ("2026.2", [], [])
+    assert len(world.ok("operator", "GET", "/v1/policies")["items"]) == 1

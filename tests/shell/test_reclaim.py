@@ -1,0 +1,341 @@
+"""Borrowing and taking back on a real database: notice, grace, requeue with place kept, refund, replay."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+
+import pytest
+from sqlalchemy import select
+
+from quota import service as quota
+from scheduler import acts, jobs, notices, sampling
+from scheduler.fields import ActKind, DependencyKind
+from scheduler.model import JobState, NodeState, WindowKind
+from scheduler.snapshot import load
+from scheduler.submission import Dependency
+from scheduler.tables import AttemptRow, JobRow
+from store import clock, journal
+from store.engine import snapshot, transaction
+
+GRACE_S = 120
+POLICY = {
+    "policy": {
+        "version": "test-2",
+        "effective_from": "2026-02-01",
+        "grounds": [{"kind": "order", "body": "authorised body", "number": "2", "date": "2026-01-20"}],
+        "start_reservations": 4,
+        "checkpoint": {"max_protected": "6h", "refund_cap": "1h"},
+        "tree": {
+            "science": {"nominal": "50%", "preemption": {"grace": f"{GRACE_S}s"}},
+            "business": {"nominal": "50%", "default_walltime": "10m", "preemption": {"grace": f"{GRACE_S}s"}},
+        },
+        "routes": [{"category": "university", "queue": "science"}, {"queue": "business"}],
+    }
+}
+
+
+@pytest.fixture
+def shared(world):
+    """Two queues of 8 GPUs that lend each other everything."""
+    with transaction(world.engine) as session:
+        quota.enact(session, POLICY, at=clock.now(), actor="system")
+    world.owner, world.owner_principal = world.tenant("borealis", "business")
+    world.award(world.owner)
+    return world
+
+
+def of_owner(world, gpus, **more):
+    return world.submit(gpus, project=world.owner, principal=world.owner_principal, **more)
+
+
+def attempt(world, job_id):
+    with snapshot(world.engine) as session:
+        statement = (
+            select(AttemptRow).where(AttemptRow.job_id == job_id).order_by(AttemptRow.admitted_at.desc())
+        )
+        return session.scalars(statement).first()
+
+
+def borrow(world, walltime_s=7_200):
+    """A job within nominal, and one that borrows the other queue's half."""
+    own, borrower = world.submit(8, walltime_s), world.submit(8, walltime_s)
+    world.turn()
+    assert [attempt(world, job_id).share_class for job_id in (own, borrower)] == ["entitled", "borrowed"]
+    return own, borrower
+
+
+def test_a_job_borrows_is_taken_back_waits_again_and_ends(shared):
+    world = shared
+    own, borrower = borrow(world)
+    world.turn()
+    owner = of_owner(world, 8)
+    applied = world.turn(later_s=60)
+    noticed = attempt(world, borrower)
+    assert applied.preempting == (noticed.id,)
+    assert noticed.reclaimed_by == owner
+    view = world.view(owner)
+    assert view.reason == "RECLAIMING"
+    assert view.planned_start is not None
+    ends_at = noticed.notice_ends_at
+    assert view.planned_start.start_ms == clock.to_ms(ends_at)
+    assert world.state(borrower) is JobState.RUNNING  # its grace runs
+    assert world.turn(later_s=90).preempting == ()  # told once
+    world.check()
+    # Its ranks are asked to save their work, once.
+    with snapshot(world.engine) as session:
+        assert notices.undelivered_notices(session) == [noticed.id]
+    notices.send_notice(world.leader, noticed.id)
+    with snapshot(world.engine) as session:
+        assert notices.undelivered_notices(session) == []
+    # The grace ends: stopped, GPUs free, waiting again; the owner starts on exactly these.
+    held = {slot.node for slot in world.view(borrower).slots}
+    world.turn(later_s=60 + GRACE_S + 1)
+    assert world.state(borrower) is JobState.PENDING
+    world.turn(later_s=60 + GRACE_S + 2)
+    assert world.state(owner) is JobState.RUNNING
+    assert {slot.node for slot in world.view(owner).slots} == held
+    back = world.view(borrower)
+    assert back.preemptions == 1
+    assert "job.requeued" in world.kinds(borrower)
+    assert back.submitted_at < world.view(owner).submitted_at  # its place is kept
+    ended = attempt(world, borrower)
+    assert (ended.state, ended.stop_why) == ("PREEMPTED", "preempted")
+    assert ended.refunded_s == min(ended.used_s, 8 * 3_600)
+    assert back.gpu_seconds == 0  # all of it was lost, and is given back
+    # The owner ends; the borrower runs again and completes.
+    world.finish(owner)
+    world.hear()
+    world.turn(later_s=60 + GRACE_S + 3)
+    assert world.state(borrower) is JobState.RUNNING
+    for job_id in (borrower, own):
+        world.finish(job_id)
+    world.hear()
+    assert [world.state(job_id) for job_id in (own, borrower, owner)] == [JobState.COMPLETED] * 3
+    world.check()
+
+
+def test_nobody_is_stopped_for_a_job_that_waits_no_more(shared):
+    world = shared
+    _, borrower = borrow(world)
+    owner = of_owner(world, 8)
+    assert world.turn(later_s=60).preempting
+    with transaction(world.engine) as session:
+        jobs.cancel(session, world.owner_principal, owner, clock.now())
+    applied = world.turn(later_s=70)
+    assert applied.spared == (attempt(world, borrower).id,)
+    assert attempt(world, borrower).notice_ends_at is None
+    world.turn(later_s=60 + GRACE_S + 5)
+    assert world.state(borrower) is JobState.RUNNING
+    world.check()
+
+
+def test_a_victim_that_ends_by_itself_makes_room_at_once(shared):
+    world = shared
+    _, borrower = borrow(world)
+    owner = of_owner(world, 8)
+    world.turn(later_s=60)
+    world.finish(borrower)
+    world.hear()
+    world.turn(later_s=61)
+    assert world.state(borrower) is JobState.COMPLETED
+    assert world.state(owner) is JobState.RUNNING
+    world.check()
+
+
+@pytest.mark.parametrize(
+    "crash", ["before the grace ends", "after the stop was decided", "after it was told"]
+)
+def test_a_scheduler_that_dies_during_a_reclaim_is_followed(shared, crash):
+    world = shared
+    _, borrower = borrow(world)
+    owner = of_owner(world, 8)
+    world.turn(later_s=60)
+    if crash != "before the grace ends":
+        at = clock.now() + timedelta(seconds=60 + GRACE_S + 1)
+        assert notices.end_graces(world.leader, at) == [attempt(world, borrower).id]
+        assert world.state(borrower) is JobState.COMPLETING
+    if crash == "after it was told":
+        world.stop_what_must()
+    world.lead("second")
+    for later_s in (1, 2, 3):
+        world.turn(later_s=60 + GRACE_S + later_s)
+    assert world.state(owner) is JobState.RUNNING
+    assert world.state(borrower) is JobState.PENDING
+    assert world.view(borrower).preemptions == 1
+    world.check()
+
+
+def test_a_pinned_job_is_never_a_victim_and_a_pin_expires(shared):
+    world = shared
+    _, borrower = borrow(world)
+    with transaction(world.engine) as session:
+        pin = acts.set_act(
+            session,
+            acts.NewAct(
+                ActKind.PIN,
+                borrower,
+                None,
+                "the exam of the year runs on it",
+                clock.now() + timedelta(hours=1),
+            ),
+            user_id=world.principal.user_id,
+            at=clock.now(),
+        )
+    of_owner(world, 8)
+    assert world.turn(later_s=60).preempting == ()
+    assert world.turn(later_s=3_700).preempting == (attempt(world, borrower).id,)
+    with transaction(world.engine) as session:
+        acts.end_act(session, pin.id, user_id=world.principal.user_id, at=clock.now())
+    world.check()
+
+
+def test_a_pause_keeps_a_queue_and_expedite_puts_first(shared):
+    world = shared
+    user = world.principal.user_id
+    until = clock.now() + timedelta(hours=1)
+    with transaction(world.engine) as session:
+        pause = acts.set_act(
+            session,
+            acts.NewAct(ActKind.PAUSE, None, "science", "cooling fails", until),
+            user_id=user,
+            at=clock.now(),
+        )
+    first, second = world.submit(16), world.submit(16)
+    world.turn()
+    assert [world.view(job_id).reason for job_id in (first, second)] == ["PAUSED", "PAUSED"]
+    with transaction(world.engine) as session:
+        acts.end_act(session, pause.id, user_id=user, at=clock.now())
+        acts.set_act(
+            session,
+            acts.NewAct(ActKind.EXPEDITE, second, None, "a deadline", until),
+            user_id=user,
+            at=clock.now(),
+        )
+    world.turn()
+    assert world.state(second) is JobState.RUNNING
+    assert world.view(first).reason == "WAITING_TURN"
+    world.check()
+
+
+def test_dependencies_are_met_by_the_way_a_job_ends(shared):
+    world = shared
+    base = world.submit(1)
+    ok = world.submit(1, depends_on=(Dependency(base, DependencyKind.AFTER_OK),))
+    bad = world.submit(1, depends_on=(Dependency(base, DependencyKind.AFTER_NOT_OK),))
+    either = world.submit(1, depends_on=(Dependency(base, DependencyKind.AFTER_ANY),))
+    world.turn()
+    assert {world.view(job_id).reason for job_id in (ok, bad, either)} == {"DEPENDENCY"}
+    assert world.view(ok).reason_numbers == {"job": base}
+    world.finish(base)
+    world.hear()
+    world.turn()
+    assert [world.state(job_id) for job_id in (ok, bad, either)] == [
+        JobState.RUNNING,
+        JobState.PENDING,
+        JobState.RUNNING,
+    ]
+    world.check()
+
+
+def test_a_dependency_is_a_job_of_the_project(shared):
+    other = of_owner(shared, 1)
+    with pytest.raises(jobs.JobRefusedError) as caught:
+        shared.submit(1, depends_on=(Dependency(other, DependencyKind.AFTER_OK),))
+    assert caught.value.code == "BAD_JOB"
+
+
+def test_a_job_begins_no_earlier_than_asked(shared):
+    world = shared
+    later = world.submit(1, begin_at=clock.now() + timedelta(hours=1))
+    world.turn()
+    assert world.view(later).reason == "BEGIN_TIME"
+    world.turn(later_s=3_601)
+    assert world.state(later) is JobState.RUNNING
+    world.check()
+
+
+def test_a_window_keeps_its_nodes_and_its_projects_may_use_them(shared):
+    world = shared
+    user, now = world.principal.user_id, clock.now()
+    with transaction(world.engine) as session:
+        window = acts.add_window(
+            session,
+            acts.NewWindow(
+                WindowKind.RESERVATION,
+                ("n0", "n1"),
+                (world.owner.id,),
+                now,
+                now + timedelta(hours=2),
+                "a demonstration",
+            ),
+            user_id=user,
+            at=now,
+        )
+    mine, theirs = world.submit(4), of_owner(world, 4)
+    world.turn()
+    assert world.state(theirs) is JobState.RUNNING
+    assert world.view(mine).reason == "RESERVED_FOR"
+    with transaction(world.engine) as session:
+        acts.remove_window(session, window.id, user_id=user, at=clock.now())
+    world.turn()
+    assert world.state(mine) is JobState.RUNNING
+    world.check()
+
+
+def test_use_is_sampled_and_the_journal_knows_it(shared):
+    world = shared
+    borrow(world)
+    at = clock.now()
+    with snapshot(world.engine) as session:
+        before = load(session, at, quota.policy_in_force(session, at)).usage
+    assert before["science"] >= 16 * 3_600 * 1_000  # an entry charge of an interval for each GPU
+    world.turn(later_s=3_700)
+    with snapshot(world.engine) as session:
+        samples = [record for record in journal.read(session) if record.kind == "usage.sampled"]
+        after = load(session, at, quota.policy_in_force(session, at)).usage
+    assert len(samples) == 2
+    assert after == samples[-1].data["usage"]
+    assert 16 * 3_600 * 1_000 <= after["science"] <= 16 * 3_800 * 1_000
+    assert after["business"] == 0
+    world.check()
+
+
+def test_use_is_sampled_no_oftener_than_the_policy_says(shared):
+    world = shared
+    world.turn()
+    with transaction(world.engine) as session:
+        policy = quota.policy_in_force(session, clock.now())
+        assert not sampling.sample_usage(session, policy, at=clock.now(), actor="scheduler:1")
+
+
+def test_an_array_runs_so_many_at_a_time(shared):
+    world = shared
+    first = world.submit(1, array=jobs.ArrayAsked(3, 2))
+    with snapshot(world.engine) as session:
+        rows = session.scalars(select(JobRow).where(JobRow.array_id == first).order_by(JobRow.id)).all()
+    ids = [row.id for row in rows]
+    assert [row.array_index for row in rows] == [0, 1, 2]
+    world.turn()
+    assert [world.state(job_id) for job_id in ids] == [JobState.RUNNING, JobState.RUNNING, JobState.PENDING]
+    assert world.view(ids[2]).reason == "ARRAY_CAP"
+    world.finish(ids[0])
+    world.hear()
+    world.turn()
+    assert world.state(ids[2]) is JobState.RUNNING
+    world.check()
+
+
+def test_a_lost_node_takes_a_planned_start_elsewhere(shared):
+    world = shared
+    _, borrower = borrow(world)
+    owner = of_owner(world, 8)
+    world.turn(later_s=60)
+    lost = world.view(borrower).slots[0].node
+    world.lose(lost)
+    world.turn(later_s=61)
+    assert world.state(owner) is JobState.PENDING
+    with snapshot(world.engine) as session:
+        from scheduler.tables import NodeRow
+
+        assert session.get_one(NodeRow, lost).state == NodeState.DOWN.value
+    world.check()
