@@ -26,8 +26,9 @@ from scheduler.model import (
 )
 from scheduler.place import Picks, Shape, pick
 from scheduler.profile import Hold, Profile
+from scheduler.running import MS
 from scheduler.shares import Ask
-from scheduler.world import MS, Bounds, Fit, Limit, NeverFits, World, claim_s
+from scheduler.world import Bounds, Fit, Limit, NeverFits, World, claim_s
 
 __all__ = [
     "MS",

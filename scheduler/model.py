@@ -6,7 +6,7 @@ order of every tuple is part of the value: the same snapshot gives the same plan
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import NewType
@@ -337,7 +337,8 @@ class Plan:
     """Output of one cycle: every pending job is in exactly one `Admit` or `Wait`.
 
     Args:
-        entries: expired attempts, jobs in the order in which they were decided, reservations, notices.
+        entries: expired attempts, starts in the order in which they were decided, the reasons of those who wait
+            by job, reservations, notices.
         next_ms: instant at which a notice has to go out or a planned start comes, None = none is known;
             a cycle at it keeps every promise, whatever else happens.
     """
@@ -345,5 +346,11 @@ class Plan:
     at_ms: int
     version: str
     policy_version: str
-    entries: tuple[PlanEntry, ...]
+    entries: Sequence[PlanEntry]
     next_ms: int | None = None
+
+    @property
+    def effects(self) -> tuple[PlanEntry, ...]:
+        """All entries but the reasons of those who wait, in order; these are not worked out for it."""
+        found = getattr(self.entries, "effects", self.entries)
+        return tuple(entry for entry in found if not isinstance(entry, Wait))

@@ -12,8 +12,7 @@ from math import lcm
 from typing import Final
 
 from quota.cohort import ancestors
-from quota.model import ROOT, Policy
-from quota.policy import policy_queue
+from quota.model import ROOT
 from quota.tree import Tree
 from scheduler.model import PendingJob
 
@@ -52,6 +51,10 @@ one criterion, and not a sum of them, can be named as the reason.
 """
 
 
+Key = tuple[int, ...]
+"""A job's place in its queue: one number per rule of RULES, the smaller first."""
+
+
 class Aging:
     """Which jobs are aged: overtaken no more. Surplus queues and gangs beyond nominal have no such bound.
 
@@ -62,38 +65,34 @@ class Aging:
     """
 
     def __init__(self, at_ms: int, full_after_s: int, nominals: Mapping[str, int]) -> None:
-        self._by_ms: Final = at_ms - full_after_s * 1_000
-        self._nominals: Final = nominals
+        self.by_ms: Final = at_ms - full_after_s * 1_000
+        self.nominals: Final = nominals
 
     def is_aged(self, job: PendingJob, queue: str) -> bool:
         """Whether the job is aged, `queue` being where it counts."""
-        return job.submitted_ms <= self._by_ms and job.request.gpus <= self._nominals.get(queue, 0)
+        return job.submitted_ms <= self.by_ms and self.can_age(job, queue)
+
+    def can_age(self, job: PendingJob, queue: str) -> bool:
+        """Whether the job becomes aged one day."""
+        return job.request.gpus <= self.nominals.get(queue, 0)
 
 
 def in_order(pending: Iterable[PendingJob], aging: Aging, queue: str) -> list[PendingJob]:
     """The jobs of a queue in the order of RULES; ids are unique, so there are no ties. O(n log n)."""
-    return sorted(pending, key=lambda job: _keys(job, is_aged=aging.is_aged(job, queue)))
+    return sorted(pending, key=lambda job: key_of(job, is_aged=aging.is_aged(job, queue)))
 
 
 def deciding_rule(ahead: PendingJob, behind: PendingJob, aging: Aging, queue: str) -> str:
     """Name of the first rule on which two different jobs of one queue differ."""
-    first = _keys(ahead, is_aged=aging.is_aged(ahead, queue))
-    second = _keys(behind, is_aged=aging.is_aged(behind, queue))
+    first = key_of(ahead, is_aged=aging.is_aged(ahead, queue))
+    second = key_of(behind, is_aged=aging.is_aged(behind, queue))
     pairs = zip(RULES, first, second, strict=True)
     return next(rule.name for rule, mine, other in pairs if mine != other)
 
 
-def _keys(job: PendingJob, *, is_aged: bool) -> tuple[int, ...]:
+def key_of(job: PendingJob, *, is_aged: bool) -> Key:
     """The job's place: one number per rule."""
     return tuple(rule.key(job, is_aged) for rule in RULES)
-
-
-def by_queue(pending: Iterable[PendingJob], policy: Policy, aging: Aging) -> dict[str, list[PendingJob]]:
-    """The jobs of each queue where they count under the policy, each in its order; queues by name."""
-    found: dict[str, list[PendingJob]] = {}
-    for job in pending:
-        found.setdefault(policy_queue(policy, job.queue), []).append(job)
-    return {queue: in_order(jobs, aging, queue) for queue, jobs in sorted(found.items())}
 
 
 class FairShare:
@@ -125,6 +124,8 @@ class FairShare:
 
     def next_of(self, queues: Iterable[str]) -> str:
         """Which of these queues goes first, at least one given. O(queues x depth + children on the way)."""
+        if ROOT not in self._below:
+            return min(queues)  # nothing is in service
         waiting = {node for queue in queues for node in ancestors(queue)}
         node = ROOT
         while node in self._below:

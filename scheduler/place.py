@@ -25,6 +25,21 @@ Picks = tuple[tuple[int, int], ...]
 """The same with the nodes' positions instead of their names."""
 
 
+class Sizes:
+    """GPUs of each node, free or not; never changes.
+
+    Args:
+        counts: by position of the node.
+    """
+
+    __slots__ = ("biggest", "counts", "is_uniform")
+
+    def __init__(self, counts: Sequence[int]) -> None:
+        self.counts: Final[Counts] = np.array(counts, dtype=np.int64)
+        self.biggest: Final = max(counts, default=0)
+        self.is_uniform: Final = len(set(counts)) == 1 and self.biggest > 0
+
+
 @dataclass(frozen=True, slots=True)
 class Shape:
     """What placement looks at: GPUs of one flavor, and over how many nodes (None = may span the fewest)."""
@@ -48,7 +63,7 @@ class GpusTakenError(RuntimeError):
         self.slot = slot
 
 
-def pick(free: Counts, sizes: Counts, gpus: int, nodes: int | None) -> Picks | None:
+def pick(free: Counts, sizes: Sizes, gpus: int, nodes: int | None) -> Picks | None:
     """Nodes for a job: the rules of placement, first that applies. O(nodes).
 
     Exactly `nodes` nodes, the fullest that hold it; else one node, the fullest that holds it; else as few as
@@ -66,14 +81,14 @@ def pick(free: Counts, sizes: Counts, gpus: int, nodes: int | None) -> Picks | N
     """
     if nodes is not None:
         return _exactly(free, gpus // nodes, nodes)
-    if gpus > int(sizes.max(initial=0)):
+    if gpus > sizes.biggest:
         return _whole_nodes(free, sizes, gpus)
     return _exactly(free, gpus, 1) or _fewest(free, gpus)
 
 
 def _exactly(free: Counts, each: int, nodes: int) -> Picks | None:
     """The same number of GPUs on exactly `nodes` nodes, the fullest that hold it."""
-    holds = np.flatnonzero(free >= each)
+    holds = (free >= each).nonzero()[0]
     if len(holds) < nodes:
         return None
     if nodes == 1:
@@ -82,15 +97,20 @@ def _exactly(free: Counts, each: int, nodes: int) -> Picks | None:
     return tuple((int(node), each) for node in fullest)
 
 
-def _whole_nodes(free: Counts, sizes: Counts, gpus: int) -> Picks | None:
+def _whole_nodes(free: Counts, sizes: Sizes, gpus: int) -> Picks | None:
     """Entirely free nodes, the largest first, and the remainder on one more: the fullest that holds it."""
-    if int(np.maximum(free, 0).sum()) < gpus:
+    if sizes.is_uniform:
+        largest = (free == sizes.counts).nonzero()[0]
+        if len(largest) < gpus // sizes.biggest:
+            return None  # what is left is more than any other node has
+    elif int(np.maximum(free, 0).sum()) < gpus:
         return None
-    whole = np.flatnonzero((free == sizes) & (sizes > 0))
-    largest = whole[np.argsort(-sizes[whole], kind="stable")]
+    else:
+        whole = ((free == sizes.counts) & (sizes.counts > 0)).nonzero()[0]
+        largest = whole[np.argsort(-sizes.counts[whole], kind="stable")]
     found: list[tuple[int, int]] = []
     left = gpus
-    for node, size in zip(largest.tolist(), sizes[largest].tolist(), strict=True):
+    for node, size in zip(largest.tolist(), sizes.counts[largest].tolist(), strict=True):
         if left == 0:
             break
         if size <= left:
@@ -134,9 +154,16 @@ class Rooms:
     def __init__(self, nodes: Sequence[tuple[str, int, int]]) -> None:
         self.names: Final = tuple(name for name, _, _ in nodes)
         self.index: Final = {name: position for position, name in enumerate(self.names)}
-        self.sizes: Final[Counts] = np.array([size for _, size, _ in nodes], dtype=np.int64)
+        self.sizes: Final = Sizes([size for _, size, _ in nodes])
         self.free: Final[Counts] = np.array([free for _, _, free in nodes], dtype=np.int64)
         self.total = int(self.free.sum())
+
+    def copy(self) -> Rooms:
+        """The same, to take from."""
+        other = Rooms.__new__(Rooms)
+        other.names, other.index, other.sizes = self.names, self.index, self.sizes  # type: ignore[misc]
+        other.free, other.total = self.free.copy(), self.total  # type: ignore[misc]
+        return other
 
     def take(self, node: str, gpus: int) -> None:
         """So many GPUs of a node are free no more."""
@@ -185,14 +212,28 @@ class FreeView:
 
     def copy(self) -> FreeView:
         """An independent view of the same; what is taken there stays free here."""
-        return FreeView(
-            self._nodes.values(),
-            {
-                uuid
-                for name, node in self._nodes.items()
-                for uuid in set(node.gpu_uuids) - set(self._free[name])
-            },
-        )
+        other = FreeView(())
+        other._nodes = self._nodes
+        other._free = self._free.copy()
+        other.rooms.update({flavor: rooms.copy() for flavor, rooms in self.rooms.items()})
+        return other
+
+    def occupy(self, slots: Iterable[Slot]) -> None:
+        """The slots' GPUs are free no more, as far as they were; nodes that are not here have none."""
+        for slot in slots:
+            self._set(slot.node, set(self._free.get(slot.node, ())).difference(slot.gpu_uuids))
+
+    def give_back(self, slots: Iterable[Slot]) -> None:
+        """The slots' GPUs are free again; a placement must not have been asked for before."""
+        for slot in slots:
+            self._set(slot.node, set(self._free.get(slot.node, ())).union(slot.gpu_uuids))
+
+    def _set(self, name: str, free: Collection[str]) -> None:
+        node = self._nodes.get(name)
+        if node is not None:
+            left = tuple(uuid for uuid in node.gpu_uuids if uuid in free)
+            self.rooms[node.flavor].take(name, len(self._free[name]) - len(left))
+            self._free[name] = left
 
     @property
     def flavors(self) -> tuple[str, ...]:
@@ -209,7 +250,7 @@ class FreeView:
 
     def biggest(self, flavor: str) -> int:
         """GPUs of the largest node of a flavor, free or not; 0 where there is none."""
-        return int(self.of_flavor(flavor).sizes.max(initial=0))
+        return self.of_flavor(flavor).sizes.biggest
 
     def most_on(self, flavor: str, nodes: int | None) -> int:
         """The most GPUs that one job could get now on exactly `nodes` nodes, 1 or more (None = on any)."""

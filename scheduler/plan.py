@@ -8,7 +8,9 @@ from collections.abc import Iterable
 from typing import Final
 
 from quota.model import Policy
+from scheduler.entries import Entries
 from scheduler.fit import MS
+from scheduler.index import Index
 from scheduler.model import (
     Admit,
     Expire,
@@ -19,6 +21,7 @@ from scheduler.model import (
     Preempt,
     Reserve,
     Snapshot,
+    Wait,
 )
 from scheduler.order import AGED
 from scheduler.profile import Hold
@@ -35,19 +38,21 @@ The node stops it first: 30 s from SIGTERM to SIGKILL, and as much again for the
 """
 
 
-def make_plan(snapshot: Snapshot, policy: Policy) -> Plan:
+def make_plan(snapshot: Snapshot, policy: Policy, index: Index | None = None) -> Plan:
     """Decide one cycle.
 
     Every pending job is in exactly one `Admit` or `Wait`. The same input gives the same plan; planned again at
     the same instant after the plan was applied, nothing more starts and nobody else gets notice.
-    O(p log p) for p pending jobs, a placement per start and per distinct refusal, a search per planned start.
+    A placement per start and per kind of job that is refused, a search per planned start; reasons when read.
 
     Args:
         snapshot: frozen and sorted, with the instant it is for.
         policy: the policy in force.
+        index: what the last cycle knew, carried on to this one; the plan is the same without. Then
+            O(p log p) for p pending jobs, and with it their number costs a look at each one's identity.
     """
     expired = _expire(snapshot.live, snapshot.at_ms)
-    turns = Turns(snapshot, policy)
+    turns = Turns(snapshot, policy, index)
     turns.keep_reclaims()
     turns.entitled()
     turns.planned()
@@ -58,7 +63,7 @@ def make_plan(snapshot: Snapshot, policy: Policy) -> Plan:
         snapshot.at_ms,
         snapshot.version,
         policy.version,
-        (*expired, *_admits(turns), *_waits(turns), *_reserves(turns), *_preempts(turns)),
+        Entries((*expired, *_admits(turns)), lambda: _waits(turns), (*_reserves(turns), *_preempts(turns))),
         _next_ms(turns),
     )
 
@@ -83,10 +88,10 @@ def _admits(turns: Turns) -> list[PlanEntry]:
     ]
 
 
-def _waits(turns: Turns) -> list[PlanEntry]:
-    """Reasons of all that wait, in the order of their turns."""
+def _waits(turns: Turns) -> list[Wait]:
+    """Reasons of all that wait, by job."""
     reasons = Reasons(turns)
-    return [reasons.of(waits) for waits in turns.waits.values()]
+    return sorted((reasons.of(job, waits) for job, waits in turns.waiting()), key=lambda wait: wait.job_id)
 
 
 def _reserves(turns: Turns) -> list[PlanEntry]:

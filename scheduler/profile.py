@@ -29,7 +29,9 @@ class Run:
         picks: GPUs by position of the node; nodes out of service are not among them.
         order: (instant, place in its cycle) of its admission.
         end_ms: when its GPUs are free at the latest, as far as is known.
-        lost: GPU-seconds that stopping it now would lose.
+        asked_gpus: what its work is counted by.
+        saved_ms: instant since which its work is on no checkpoint.
+        protected_s: the most seconds of work that count as lost.
         is_reclaimable: nobody forbade it and it is not under notice.
     """
 
@@ -43,8 +45,14 @@ class Run:
     end_ms: int
     priority: int = 0
     grace_ms: int = 0
-    lost: int = 0
+    asked_gpus: int = 0
+    saved_ms: int = 0
+    protected_s: int = 0
     is_reclaimable: bool = True
+
+    def lost(self, at_ms: int) -> int:
+        """GPU-seconds that stopping it at an instant would lose."""
+        return self.asked_gpus * min(max(0, at_ms - self.saved_ms) // 1_000, self.protected_s)
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,12 +95,15 @@ class Profile:
         self._masks: Final = [np.array([name in window.nodes for name in rooms.names]) for window in windows]
         self._slack: Final[dict[int, Counts]] = {}
         self._ends: Counts | None = None
+        self._instants: Counts | None = None
         self._ended_nodes = self._ended_gpus = np.zeros(0, dtype=np.int64)
 
     def start(self, run: Run) -> None:
         """A job starts now; its GPUs were taken from the rooms already."""
         self.runs[run.id] = run
-        self._ends = None
+        self._instants = None
+        if self._ends is not None:
+            self._insert_end(run, self._ends)
         for at_ms, slack in self._slack.items():
             if at_ms < run.end_ms:
                 _add(slack, run.picks, -1)
@@ -114,7 +125,7 @@ class Profile:
     def _change(self, hold: Hold, sign: int) -> None:
         """What is remembered follows a planned start that came or went."""
         if hold.victims:
-            self._ends = None
+            self._ends = self._instants = None
             self._slack.clear()
         for at_ms, slack in self._slack.items():
             if hold.start_ms <= at_ms < hold.end_ms:
@@ -128,9 +139,11 @@ class Profile:
 
     def instants(self) -> list[int]:
         """Instants after now at which something becomes free, ascending."""
-        ends = {run.end_ms for run in self.runs.values()}
-        ends |= {hold.end_ms for hold in self.holds.values()} | {window.to_ms for window in self.windows}
-        return sorted(end for end in ends if end > self.at_ms)
+        if self._instants is None:
+            self._instants = np.unique([run.end_ms for run in self.runs.values()]).astype(np.int64)
+        planned = [hold.end_ms for hold in self.holds.values()] + [window.to_ms for window in self.windows]
+        ends = np.unique(np.concatenate((self._instants, np.array(planned, dtype=np.int64))))
+        return [int(end) for end in ends[np.searchsorted(ends, self.at_ms, side="right") :].tolist()]
 
     def base(self, at_ms: int) -> Counts:
         """What is free at an instant beside what runs, planned starts left out. O(nodes + runs)."""
@@ -149,6 +162,14 @@ class Profile:
         table = np.array(flat, dtype=np.int64).reshape(-1, 3)
         table = table[np.argsort(table[:, 0], kind="stable")]
         self._ends, self._ended_nodes, self._ended_gpus = table[:, 0], table[:, 1], table[:, 2]
+
+    def _insert_end(self, run: Run, ends: Counts) -> None:
+        """One more end among those that are sorted."""
+        place = int(np.searchsorted(ends, run.end_ms, side="right"))
+        nodes, gpus = zip(*run.picks, strict=True)
+        self._ends = np.insert(ends, place, [run.end_ms] * len(nodes))
+        self._ended_nodes = np.insert(self._ended_nodes, place, nodes)
+        self._ended_gpus = np.insert(self._ended_gpus, place, gpus)
 
     def slack(self, at_ms: int) -> Counts:
         """What is free at an instant beside what runs and every planned start."""
@@ -194,10 +215,11 @@ class Profile:
 
     def with_freed(self, room: Counts, freed: Iterable[Run]) -> Counts:
         """The room and what these runs hold; a new array."""
-        found = room.copy()
-        for run in freed:
-            _add(found, run.picks, 1)
-        return found
+        picks = [pick for run in freed for pick in run.picks]
+        if not picks:
+            return room.copy()
+        nodes, gpus = np.array(picks, dtype=np.int64).T
+        return room + np.bincount(nodes, weights=gpus, minlength=len(room)).astype(np.int64)
 
     def closed(self, start_ms: int, end_ms: int, project: UUID) -> list[tuple[Window, Counts]]:
         """Windows that a job of the project would run into, each with which nodes (a boolean mask)."""

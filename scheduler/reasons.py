@@ -6,11 +6,13 @@ from typing import Final
 
 from quota.cohort import ancestors
 from quota.policy import policy_queue
-from scheduler.fit import Fit, World, fits
+from scheduler.fit import Fit, NoFit, World, fits, is_free_to_start
+from scheduler.index import Group
+from scheduler.lines import Waits
 from scheduler.model import PendingJob, ReasonCode, ShareClass, Wait
 from scheduler.order import AGED, ENTITLED_FIRST, RESERVED, deciding_rule, in_order, siblings
 from scheduler.place import Shape, pick
-from scheduler.turns import Started, Turns, Waits
+from scheduler.turns import Started, Turns
 
 _ROOM: Final = frozenset(
     {
@@ -34,12 +36,13 @@ class Reasons:
     def __init__(self, turns: Turns) -> None:
         self._turns: Final = turns
         self._before: World | None = None
-        self._fits_alone: Final[dict[int, Fit | None]] = {}
+        self._fits_alone: Final[dict[Group, Fit | None]] = {}
+        self._refusals: Final[dict[Group, NoFit]] = {}
         self._takers: Final[dict[Shape, int]] = {}
 
-    def of(self, waits: Waits) -> Wait:
+    def of(self, job: PendingJob, waits: Waits) -> Wait:
         """The job's reason: whoever took the room in this cycle, where it is that, else the refusal itself."""
-        job, refusal = waits.job, waits.refusal
+        refusal = self._shut_out(job) if waits.is_shut_out else waits.refusal
         if refusal.reason is ReasonCode.WAITING_TURN and waits.shield is not None:
             return Wait(job.id, refusal.reason, {"ahead": waits.shield.id, "rule": AGED})
         if refusal.reason in _ROOM and not waits.is_free:
@@ -47,13 +50,24 @@ class Reasons:
             if alone is not None:
                 number = self._taker(Shape(alone.flavor, job.request.gpus, job.request.nodes))
                 ahead = self._turns.starts[number]
-                rule = self._rule(ahead, number, waits)
+                rule = self._rule(ahead, number, job, waits)
                 return Wait(job.id, ReasonCode.WAITING_TURN, {"ahead": ahead.job.id, "rule": rule})
         return Wait(job.id, refusal.reason, refusal.numbers)
 
+    def _shut_out(self, job: PendingJob) -> NoFit:
+        """Why a job that found no room cannot start, as the cycle ended."""
+        key = (job.queue, job.request, job.project_id)
+        known = self._refusals.get(key)
+        if known is not None and is_free_to_start(job, self._turns.world.at_ms):
+            return known
+        found = fits(job, self._turns.world)
+        refusal = found if isinstance(found, NoFit) else NoFit(ReasonCode.NO_CAPACITY)
+        self._refusals[key] = refusal
+        return refusal
+
     def _alone(self, job: PendingJob) -> Fit | None:
         """Where the job would fit beside the running jobs alone."""
-        key = self._turns.groups[job.id]
+        key = (job.queue, job.request, job.project_id)
         if key not in self._fits_alone:
             if self._before is None:
                 self._before = World(self._turns.snapshot, self._turns.bounds)
@@ -81,9 +95,9 @@ class Reasons:
                     free[rooms.index[slot.node]] += len(slot.gpu_uuids)
         return pick(free, rooms.sizes, shape.gpus, shape.nodes) is not None
 
-    def _rule(self, ahead: Started, number: int, waits: Waits) -> str:
+    def _rule(self, ahead: Started, number: int, job: PendingJob, waits: Waits) -> str:
         """By which rule a start went before a job that waits."""
-        turns, job = self._turns, waits.job
+        turns = self._turns
         queue = policy_queue(turns.policy, job.queue)
         if ahead.is_planned:
             return RESERVED

@@ -7,17 +7,17 @@ from collections.abc import Callable, Iterable, Sequence
 from scheduler.profile import Run
 
 
-def by_loss(runs: Iterable[Run]) -> list[Run]:
-    """Candidates, the first to give way first.
+def by_loss(runs: Iterable[Run], at_ms: int) -> list[Run]:
+    """Candidates, the first to give way first; lost work counts up to `at_ms`.
 
     Lower priority, then least lost work (GPU-seconds since the last checkpoint), then youngest, then id.
     Source: Kueue's candidate order (lowest priority, newest admission), with lost work between the two.
     """
-    return sorted(runs, key=lambda run: (run.priority, run.lost, -run.order[0], -run.order[1], run.id))
+    return sorted(runs, key=lambda run: (run.priority, run.lost(at_ms), -run.order[0], -run.order[1], run.id))
 
 
 def fewest_victims(
-    candidates: Sequence[Run], is_enough: Callable[[Sequence[Run]], bool]
+    candidates: Sequence[Run], is_enough: Callable[[Sequence[Run]], bool], at_ms: int
 ) -> tuple[Run, ...] | None:
     """Victims of whom none can be spared, or None when all the candidates together are not enough.
 
@@ -29,6 +29,7 @@ def fewest_victims(
     Args:
         candidates: first to give way first.
         is_enough: whether the job fits if these are gone.
+        at_ms: the instant up to which lost work counts.
     """
     if not is_enough(candidates):
         return None
@@ -41,7 +42,7 @@ def fewest_victims(
     is_spared = True
     while is_spared:
         is_spared = False
-        for run in sorted(victims, key=lambda run: (-run.lost, run.id)):
+        for run in sorted(victims, key=lambda run: (-run.lost(at_ms), run.id)):
             others = [other for other in victims if other is not run]
             if is_enough(others):
                 victims, is_spared = others, True

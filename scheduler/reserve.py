@@ -8,7 +8,10 @@ from __future__ import annotations
 from bisect import bisect_left
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import cached_property
 from typing import Final, cast
+
+import numpy as np
 
 from quota.policy import policy_queue
 from scheduler.fit import shape_of
@@ -16,15 +19,16 @@ from scheduler.model import JobId, PendingJob, ShareClass
 from scheduler.place import Counts, Picks, pick
 from scheduler.profile import Hold, Profile, Run
 from scheduler.reclaim import by_loss, fewest_victims
+from scheduler.running import MS
 from scheduler.shares import Ask
-from scheduler.world import MS, World
+from scheduler.world import World
 
 MAX_INSTANTS: Final = 1_000
 """Instants at which one job's start is tried; a job that fits none of so many waits without a planned start."""
 
 
 class Search:
-    """One job's search for a start, on the nodes of one flavor.
+    """One job's search for a start, on the nodes of one flavor, in the world as it is now.
 
     Args:
         job: a job that cannot start now.
@@ -63,16 +67,25 @@ class Search:
         if self.shares.tree.is_limited or len(self.world.profiles) > 1:
             others = [hold.end_ms for hold in self.shares.holds.values()] + self.shares.ends()
             found.update(at_ms for at_ms in others if at_ms > now_ms)
-        for run in self._candidates():
+        for run in self._candidates:
             if self.world.at_ms + run.grace_ms > now_ms:
                 found.add(self.world.at_ms + run.grace_ms)
         return sorted(found)
 
+    @cached_property
     def _candidates(self) -> list[Run]:
         """What other queues have borrowed now and may be taken back, on these nodes."""
         known = self.profile.runs
         runs = [known[run] for run in sorted(self.shares.borrowed_of_others(self.queue)) if run in known]
         return [run for run in runs if run.is_reclaimable]
+
+    @cached_property
+    def _is_plain(self) -> bool:
+        """Whether the job can neither be entitled, and take back, nor run past anything planned."""
+        return self.shape.gpus > self.shares.tree.nominal.get(self.queue, 0) and not any(
+            hold.queue != self.queue and hold.share_class is ShareClass.ENTITLED
+            for hold in self.shares.holds.values()
+        )
 
     def _is_fresh(self, run: Run) -> bool:
         """Whether it starts this very instant: nobody gets notice before he has begun."""
@@ -81,16 +94,27 @@ class Search:
     def _may_have_room(self, at_ms: int) -> bool:
         """Whether there is room at an instant if every borrower gives way; once true, true for ever."""
         room = self.profile.base(at_ms)
-        freed = [run for run in self._candidates() if run.end_ms > at_ms]
-        if freed:
-            room = self.profile.with_freed(room, freed)
+        if self._candidates:
+            ends, nodes, gpus = self._candidates_by_node
+            is_left = ends > at_ms
+            back = np.bincount(nodes[is_left], weights=gpus[is_left], minlength=len(room))
+            room = room + back.astype(np.int64)
         return self._pick(room) is not None
+
+    @cached_property
+    def _candidates_by_node(self) -> tuple[Counts, Counts, Counts]:
+        """Ends, nodes and GPUs of the candidates, one item for each node of each."""
+        table = [(run.end_ms, node, gpus) for run in self._candidates for node, gpus in run.picks]
+        ends, nodes, gpus = np.array(table, dtype=np.int64).reshape(-1, 3).T
+        return ends, nodes, gpus
 
     def _pick(self, room: Counts) -> Picks | None:
         return pick(room, self.profile.rooms.sizes, self.shape.gpus, self.shape.nodes)
 
     def at(self, at_ms: int, *, may_reclaim: bool = True, only: Picks | None = None) -> Hold | None:
         """The start at one instant, with as few victims as can be, or None; `only` asks for these nodes."""
+        if self._is_plain and self._pick(self.profile.slack(at_ms)) is None:
+            return None
         ask = self._ask(at_ms)
         if self.shares.demoted(ask.queue, ask.gpus, ask.start_ms, ask.end_ms) is not None:
             return None
@@ -102,12 +126,16 @@ class Search:
         borrowed = self.shares.borrowed_of_others(self.queue, at_ms)
         due = [
             run
-            for run in self._candidates()
+            for run in self._candidates
             if run.id in borrowed and run.end_ms > at_ms and self.world.at_ms + run.grace_ms <= at_ms
         ]
         if max((run.grace_ms for run in due), default=0) >= at_ms - self.world.at_ms:
             due = [run for run in due if not self._is_fresh(run)]
-        victims = fewest_victims(by_loss(due), lambda chosen: self._place(ask, chosen, only) is not None)
+        victims = fewest_victims(
+            by_loss(due, self.world.at_ms),
+            lambda chosen: self._place(ask, chosen, only) is not None,
+            self.world.at_ms,
+        )
         if victims is None:
             return None
         return self._hold(ask, cast("Picks", self._place(ask, victims, only)), victims)
@@ -117,8 +145,9 @@ class Search:
 
         Victims are chosen by what they lose, whatever their grace; the longest grace among them is the start.
         """
-        candidates = by_loss(run for run in self._candidates() if not self._is_fresh(run))
-        victims = fewest_victims(candidates, lambda chosen: self._bought(chosen) is not None)
+        now_ms = self.world.at_ms
+        candidates = by_loss((run for run in self._candidates if not self._is_fresh(run)), now_ms)
+        victims = fewest_victims(candidates, lambda chosen: self._bought(chosen) is not None, now_ms)
         found = None if victims is None else self._bought(victims)
         if found is None or not found.victims:
             return None

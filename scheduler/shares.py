@@ -52,10 +52,8 @@ class Shares:
         self._by_queue: Final[dict[str, list[tuple[tuple[int, int], AttemptId, Run]]]] = {}
         self._charged: Final[dict[str, dict[int, Charged]]] = {}
         held: dict[str, int] = {}
-        for run in runs:
-            insort(
-                self._by_queue.setdefault(run.queue, []), (run.order, run.id, run), key=lambda item: item[:2]
-            )
+        for run in sorted(runs, key=lambda run: (run.order, run.id)):
+            self._by_queue.setdefault(run.queue, []).append((run.order, run.id, run))
             held[run.queue] = held.get(run.queue, 0) + run.gpus
         self.use: Final = Use(tree, held)
 
@@ -81,21 +79,34 @@ class Shares:
         """GPUs of the queue that are entitled at an instant, and the runs that are borrowed then. O(runs)."""
         known = self._charged.setdefault(queue, {})
         if at_ms not in known:
-            runs = [run for _, _, run in self._by_queue.get(queue, ()) if run.end_ms > at_ms]
-            fit = entitled_of([run.gpus for run in runs], self.tree.nominal.get(queue, 0))
-            entitled = sum(run.gpus for run, is_fit in zip(runs, fit, strict=True) if is_fit)
-            borrowed = frozenset(run.id for run, is_fit in zip(runs, fit, strict=True) if not is_fit)
-            known[at_ms] = (entitled, borrowed)
+            known[at_ms] = self._charge(queue, at_ms)
         return known[at_ms]
+
+    def _charge(self, queue: str, at_ms: int) -> Charged:
+        """As `entitled_of` says, for what still runs at the instant."""
+        runs = [run for _, _, run in self._by_queue.get(queue, ()) if run.end_ms > at_ms]
+        nominal = self.tree.nominal.get(queue, 0)
+        if sum(run.gpus for run in runs) <= nominal:
+            return (sum(run.gpus for run in runs), frozenset())
+        fit = entitled_of([run.gpus for run in runs], nominal)
+        borrowed = [run for run, is_fit in zip(runs, fit, strict=True) if not is_fit]
+        held = sum(run.gpus for run in runs) - sum(run.gpus for run in borrowed)
+        return (held, frozenset(run.id for run in borrowed))
 
     def class_now(self, queue: str, gpus: int) -> ShareClass:
         """Class of a job that would start now: what runs and has just started goes before it."""
-        left = self.tree.nominal.get(queue, 0) - self.charged(queue, self.at_ms)[0]
+        nominal = self.tree.nominal.get(queue, 0)
+        if gpus > nominal:
+            return ShareClass.BORROWED
+        left = nominal - self.charged(queue, self.at_ms)[0]
         return ShareClass.ENTITLED if gpus <= left else ShareClass.BORROWED
 
     def class_at(self, queue: str, gpus: int, at_ms: int) -> ShareClass:
         """Class of a job that would start at an instant, planned starts of its queue going before it."""
-        left = self.tree.nominal.get(queue, 0) - self.charged(queue, at_ms)[0] - self._planned(queue, at_ms)
+        nominal = self.tree.nominal.get(queue, 0)
+        if gpus > nominal:
+            return ShareClass.BORROWED
+        left = nominal - self.charged(queue, at_ms)[0] - self._planned(queue, at_ms)
         return ShareClass.ENTITLED if gpus <= left else ShareClass.BORROWED
 
     def _planned(self, queue: str, at_ms: int) -> int:

@@ -29,6 +29,8 @@ from scheduler.facts import (
     Requeue,
     Settle,
 )
+from scheduler.index import Index
+from scheduler.interval import Told
 from scheduler.measures import Disruption, Ended
 from scheduler.model import (
     Admit,
@@ -79,6 +81,7 @@ class Replay:
     disruption: Disruption
     balance: Balance
     cycles: int
+    told: tuple[Told, ...] = ()
 
 
 class Replayer:
@@ -119,6 +122,7 @@ class Replayer:
             for name in (f"n{number:05}" for number in range(nodes))
         )
         self._capacity: Final = {FLAVOR: nodes * gpus_per_node}
+        self._index: Final = Index()
         self._heap: Final[list[tuple[int, int, int, str]]] = []
         self._seq = 0
         self._views: Final[dict[JobId, JobView]] = {}
@@ -130,6 +134,8 @@ class Replayer:
         self._held_ms: Final[dict[str, int]] = {}
         self._reservations: tuple[Reservation, ...] = ()
         self._promised: Final[dict[JobId, tuple[int, int]]] = {}
+        self._first_told: Final[dict[JobId, tuple[int, int]]] = {}
+        self._told: Final[list[Told]] = []
         self._ended: Final[list[Ended]] = []
         self._next_cycle_ms: int | None = None
         self._preemptions = self._useless = self._lost = self._late_ms = self._cycles = 0
@@ -144,7 +150,7 @@ class Replayer:
                 self._take(kind, subject, at_ms)
             on_progress(len(self._ended))
         disruption = Disruption(self._preemptions, self._useless, self._lost, self._late_ms // MS)
-        return Replay(tuple(self._ended), disruption, self._balance, self._cycles)
+        return Replay(tuple(self._ended), disruption, self._balance, self._cycles, tuple(self._told))
 
     def _at(self, at_ms: int, kind: Event, subject: str = "") -> None:
         self._seq += 1
@@ -193,7 +199,7 @@ class Replayer:
         self._next_cycle_ms = None
         self._cycles += 1
         self._sample(at_ms)
-        plan = make_plan(self._snapshot(at_ms), self._policy)
+        plan = make_plan(self._snapshot(at_ms), self._policy, self._index)
         self._apply(plan)
         if plan.next_ms is not None:
             self._wake(plan.next_ms)
@@ -234,12 +240,13 @@ class Replayer:
     def _apply(self, plan: Plan) -> None:
         reserved: list[Reservation] = []
         started: set[JobId] = set()
-        for number, entry in enumerate(plan.entries):
+        for number, entry in enumerate(plan.effects):
             match entry:
                 case Admit():
                     self._start(entry, number, plan.at_ms)
                     started.add(entry.job_id)
                 case Reserve():
+                    self._first_told.setdefault(entry.job_id, (plan.at_ms, entry.start_ms))
                     reserved.append(
                         Reservation(
                             job_id=entry.job_id,
@@ -271,6 +278,9 @@ class Replayer:
 
     def _start(self, entry: Admit, number: int, at_ms: int) -> None:
         job = self._pending.pop(entry.job_id)
+        told = self._first_told.pop(job.id, None)
+        if told is not None:
+            self._told.append(Told(*told, at_ms))
         view = self._views[job.id]
         attempt_id = lifecycle.attempt_id(job.id, view.attempts + 1)
         claim = ledger.claim(self._balance, self._grant, attempt_id, entry.claim_s)

@@ -176,7 +176,7 @@ def _queues(
     """The policy and each job's queue; without a map one queue per tenant, with equal shares."""
     policy = None if policy_path is None else load_policy_text(policy_path.read_text(encoding="utf-8"))[1]
     if map_path is None:
-        return _equal_shares(policy, jobs), [_name(job.tenant) for job in jobs]
+        return equal_shares(policy, jobs), [queue_name(job.tenant) for job in jobs]
     if policy is None:
         raise UsageError("--map names queues of a policy; give --policy too")
     routes = yaml.safe_load(map_path.read_text(encoding="utf-8"))
@@ -197,13 +197,14 @@ def _routed(job: TraceJob, routes: Mapping[str, object]) -> str:
     return str(routes["default"])
 
 
-def _name(tenant: str) -> str:
+def queue_name(tenant: str) -> str:
+    """The tenant as the name of a queue: lower case, `-` for what is no letter or digit."""
     return "".join(letter if letter.isalnum() else "-" for letter in tenant.lower()).strip("-") or "all"
 
 
-def _equal_shares(policy: Policy | None, jobs: Sequence[TraceJob]) -> Policy:
+def equal_shares(policy: Policy | None, jobs: Sequence[TraceJob]) -> Policy:
     """One queue per tenant; the settings are the policy's where one is given."""
-    tree = tuple(QuotaNode(name, grace_s=120) for name in sorted({_name(job.tenant) for job in jobs}))
+    tree = tuple(QuotaNode(name, grace_s=120) for name in sorted({queue_name(job.tenant) for job in jobs}))
     if policy is None:
         return Policy("equal-shares", date(2026, 1, 1), (), tree, ())
     return replace(policy, tree=tree, routes=(), moves={})

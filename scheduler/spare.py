@@ -17,7 +17,7 @@ def spare_needless(turns: Turns) -> None:
     Starts stay when they were planned. O(victims x planned starts).
     """
     victims = {
-        victim: turns.world.profiles[hold.flavor].runs[victim].lost
+        victim: turns.world.profiles[hold.flavor].runs[victim].lost(turns.world.at_ms)
         for hold in turns.world.holds()
         if hold.is_reclaim
         for victim in hold.victims

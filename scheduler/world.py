@@ -15,9 +15,6 @@ from scheduler.model import (
     AttemptId,
     GrantView,
     JobId,
-    JobState,
-    LiveAttempt,
-    NodeState,
     Numbers,
     PendingJob,
     Request,
@@ -26,14 +23,10 @@ from scheduler.model import (
     Snapshot,
 )
 from scheduler.place import FreeView
-from scheduler.profile import OVERDUE_MS, Hold, Profile, Run
+from scheduler.profile import Hold, Profile, Run
+from scheduler.running import LEAST_GRACE_MS, MS, Running
 from scheduler.shares import Shares
 
-MS: Final = 1_000
-"""Milliseconds of a second."""
-
-LEAST_GRACE_MS: Final = 1_000
-"""Milliseconds of the shortest notice: what is given back cannot be had at the same instant."""
 NO_LIMITS: Final = Tree({"": 0}, {}, {}, {}, {})
 """The tree of a pool that has no GPUs in service."""
 
@@ -125,14 +118,23 @@ class Fit:
 
 
 class World:
-    """Working state of one cycle; the snapshot it was made of stays as it was. `start` moves it on."""
+    """Working state of one cycle; the snapshot it was made of stays as it was. `start` moves it on.
 
-    def __init__(self, snapshot: Snapshot, bounds: Bounds) -> None:
+    Args:
+        snapshot: what the cycle plans from.
+        bounds: what could ever fit.
+        running: what ran at the last cycle; the world is the same without.
+    """
+
+    def __init__(self, snapshot: Snapshot, bounds: Bounds, running: Running | None = None) -> None:
+        running = Running() if running is None else running
+        running.follow(snapshot, bounds.policy)
         self.at_ms: Final = snapshot.at_ms
         self.bounds: Final = bounds
-        self.free: Final = FreeView.of(snapshot.nodes, snapshot.live)
+        self.free: Final = running.free()
         self.version = 0
-        runs = self._runs(snapshot)
+        self._stamps = 0
+        runs = running.runs(snapshot.at_ms)
         self.shares: Final = {
             pool: Shares(tree, snapshot.at_ms, (run for run in runs if pool_of(run.flavor) == pool))
             for pool, tree in bounds.trees.items()
@@ -153,44 +155,6 @@ class World:
         # First to end is first to be used, so that as little as possible expires.
         for grant in sorted(snapshot.grants, key=lambda grant: (grant.ends_ms, grant.id)):
             self._grants.setdefault((grant.project_id, grant.flavor), []).append(grant)
-
-    def _runs(self, snapshot: Snapshot) -> list[Run]:
-        flavors = {node.name: node.flavor for node in snapshot.nodes}
-        gone = {node.name for node in snapshot.nodes if node.state is NodeState.DRAINED}
-        return [self._run(attempt, flavors, gone) for attempt in snapshot.live]
-
-    def _run(self, attempt: LiveAttempt, flavors: Mapping[str, str], gone: set[str]) -> Run:
-        """A live attempt as the profile sees it; what it holds on drained nodes is not in the capacity either."""
-        flavor = flavors.get(attempt.slots[0].node, attempt.request.flavors[0])
-        index = self.free.of_flavor(flavor).index
-        counted = [slot for slot in attempt.slots if slot.node not in gone]
-        policy = self.bounds.policy
-        since_ms = max(attempt.checkpoint_ms or 0, attempt.committed_ms or attempt.admitted_ms)
-        unsaved_s = min(max(0, self.at_ms - since_ms) // MS, policy.checkpoint_max_protected_s)
-        is_ending = attempt.is_stopping or attempt.state is JobState.COMPLETING
-        return Run(
-            id=attempt.id,
-            job_id=attempt.job_id,
-            queue=policy_queue(policy, attempt.queue),
-            flavor=flavor,
-            gpus=sum(len(slot.gpu_uuids) for slot in counted),
-            picks=tuple((index[s.node], len(s.gpu_uuids)) for s in counted if s.node in index),
-            order=(attempt.admitted_ms, attempt.admitted_seq),
-            end_ms=self._end_ms(attempt, is_ending=is_ending),
-            priority=attempt.priority,
-            grace_ms=max(LEAST_GRACE_MS, attempt.grace_s * MS),
-            lost=attempt.request.gpus * unsaved_s,
-            is_reclaimable=not (is_ending or attempt.is_protected or attempt.reclaimed_by is not None),
-        )
-
-    def _end_ms(self, attempt: LiveAttempt, *, is_ending: bool) -> int:
-        """When the attempt's GPUs are free at the latest; soon, when that was to be by now."""
-        walltime_ms = attempt.request.walltime_s * MS
-        end_ms = attempt.admitted_ms if attempt.committed_ms is None else attempt.committed_ms
-        end_ms = 0 if is_ending else end_ms + walltime_ms
-        if attempt.stop_ms is not None:
-            end_ms = min(end_ms, attempt.stop_ms)
-        return end_ms if end_ms > self.at_ms else self.at_ms + OVERDUE_MS
 
     def shares_of(self, flavor: str) -> Shares:
         """The quota over time of the flavor's pool."""
@@ -217,7 +181,7 @@ class World:
         index = self.free.of_flavor(fit.flavor).index
         self.free.take(fit.slots)
         self._starts += 1
-        self.version += 1
+        self._stamp()
         queue = policy_queue(self.bounds.policy, job.queue)
         run = Run(
             id=AttemptId(f"{job.id}-{job.attempts + 1}"),
@@ -237,6 +201,11 @@ class World:
         self._count_array(None if job.array is None else job.array.id)
         return run
 
+    def _stamp(self) -> None:
+        """The world is another one from now on. A version never comes back for another world."""
+        self._stamps += 1
+        self.version = self._stamps
+
     def _count_array(self, array_id: JobId | None) -> None:
         if array_id is not None:
             self._of_array[array_id] = self.of_array(array_id) + 1
@@ -249,7 +218,7 @@ class World:
         shares.holds[hold.job_id] = self.held[hold.job_id] = hold
         for victim in hold.victims:
             shares.ends_anew(profile.runs[victim])
-        self.version += 1
+        self._stamp()
 
     def release(self, job_id: JobId) -> Hold | None:
         """A planned start stands no more, and its victims run on; None when there was none."""
@@ -260,7 +229,7 @@ class World:
             del shares.holds[job_id]
             for victim in hold.victims:
                 shares.ends_anew(profile.runs[victim])
-            self.version += 1
+            self._stamp()
         return hold
 
     def holds(self) -> list[Hold]:

@@ -120,3 +120,9 @@ def test_a_choice_is_what_was_asked_for_and_is_free(build, rooms, gpus, nodes):
         assert len(set(names)) == len(names) == (nodes or len(names))
         assert sum(count for _, count in choice) == gpus
         assert all(1 <= count <= rooms[int(name[1:])] for name, count in choice)
+
+
+def test_a_remainder_that_no_node_holds_is_refused(build):
+    held = {f"{node}:{gpu}" for node in ("n1", "n2") for gpu in (0, 1)}
+    view = FreeView(build.nodes(2, 8, 8), held)
+    assert view.choose(Shape("h200", 9, None)) is None

@@ -13,6 +13,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 from quota.policy import parse_policy
 from quota.tree import WHOLE
 from scheduler.fit import Bounds, World
+from scheduler.index import Index
 from scheduler.model import Admit, NodeState, Preempt, ReasonCode, Reserve, Wait
 from scheduler.plan import make_plan, plan_digest
 
@@ -85,6 +86,7 @@ class Cycles(RuleBasedStateMachine):
         self.planned = {}
         self.moves = True
         self.noticed = {}
+        self.index = Index()
 
     @rule(
         gpus=st.integers(1, 10),
@@ -145,9 +147,11 @@ class Cycles(RuleBasedStateMachine):
         cluster = self.cluster
         snapshot = cluster.snapshot()
         before = copy.deepcopy(snapshot)
-        plan = make_plan(snapshot, cluster.policy)
+        plan = make_plan(snapshot, cluster.policy, self.index)
+        unread = make_plan(snapshot, cluster.policy, self.index)
         assert snapshot == before
-        assert plan_digest(make_plan(before, cluster.policy)) == plan_digest(plan)
+        cold = plan_digest(make_plan(before, cluster.policy))
+        assert plan_digest(plan) == cold
         named = [entry.job_id for entry in entries(plan, Admit | Wait)]
         assert sorted(named) == sorted(cluster.pending)
         self.no_gpu_twice(snapshot, plan)
@@ -155,7 +159,9 @@ class Cycles(RuleBasedStateMachine):
         self.every_victim_is_needed(plan)
         self.reclaimers_start_on_what_was_freed(plan)
         cluster.apply(plan)
-        again = make_plan(cluster.snapshot(), cluster.policy)
+        again = make_plan(cluster.snapshot(), cluster.policy, self.index)
+        assert plan_digest(unread) == cold  # reasons are those of its own cycle, whenever they are read
+        assert plan_digest(again) == plan_digest(make_plan(cluster.snapshot(), cluster.policy))
         assert entries(again, Admit) == []
         assert entries(again, Preempt) == []
         self.last = plan

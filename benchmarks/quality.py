@@ -1,0 +1,143 @@
+"""Replay a public trace with every scheduler and print what each is worth. Simulated.
+
+    python benchmarks/quality.py --trace hpc2n.csv --nodes 30 --whole-nodes --json
+
+Where traces come from: `kezek-server simulate --help`. All schedulers see the same requested walltimes: those of
+the trace, or the run times times a factor (`--estimates x1`, `x2`, `x10`). `--whole-nodes` rounds gangs larger than
+a node up to whole nodes. `starts` says how often a start came within the interval that was told.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import subprocess
+import sys
+import time
+from collections.abc import Iterable
+from dataclasses import replace
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+from scheduler.baselines import Baseline
+from scheduler.interval import Told, coverage
+from scheduler.measures import Disruption, Ended, measure, percentile
+from scheduler.simulate import Replayer
+from scheduler.simulate_cli import SCHEDULERS, equal_shares, queue_name, replay_baseline
+from scheduler.traces import READERS, TraceJob
+
+SIZES = ((1, 1), (2, 7), (8, 8), (9, 63), (64, 10**6))
+
+
+def prepared(jobs: list[TraceJob], args: argparse.Namespace) -> list[TraceJob]:
+    """The jobs with the estimates and sizes that were asked for."""
+    if args.estimates != "trace":
+        factor = int(args.estimates[1:])
+        jobs = [replace(job, walltime_s=max(1, job.duration_s * factor)) for job in jobs]
+    if args.whole_nodes:
+        size = args.gpus_per_node
+        jobs = [job if job.gpus <= size else replace(job, gpus=-(-job.gpus // size) * size) for job in jobs]
+    return jobs[: args.limit]
+
+
+def by_size(ended: Iterable[Ended]) -> dict[str, dict[str, float]]:
+    """Mean and p99 wait of jobs by their GPUs."""
+    found: dict[str, dict[str, float]] = {}
+    jobs = list(ended)
+    for low, high in SIZES:
+        waits = sorted(
+            job.end_s - job.submit_s - sum(end - start for start, end in job.spans)
+            for job in jobs
+            if low <= job.gpus <= high
+        )
+        if waits:
+            mean_s = round(sum(waits) / len(waits))
+            found[f"{low}+"] = {
+                "jobs": len(waits),
+                "mean": mean_s,
+                "p99": round(percentile(waits, 0.99)),
+            }
+    return found
+
+
+def held(told: Iterable[Told]) -> dict[str, object]:
+    """How often a job began within the interval that it was first told, and which part of the time it took."""
+    all_told = [entry for entry in told if entry.start_ms > entry.at_ms]
+    within, asked = coverage(all_told)
+    ratios = sorted((e.began_ms - e.at_ms) / (e.start_ms - e.at_ms) for e in all_told)
+    return {
+        "told": asked,
+        "covered": round(within / asked, 3) if asked else None,
+        "shares": {str(ratio): round(percentile(ratios, ratio), 4) for ratio in (0.1, 0.5, 0.9)},
+    }
+
+
+def run(name: str, jobs: list[TraceJob], args: argparse.Namespace) -> dict[str, object]:
+    """One scheduler's figures."""
+    queues = [queue_name(job.tenant) for job in jobs]
+    capacity = args.nodes * args.gpus_per_node
+    begun, cpu = time.perf_counter(), time.process_time()
+    starts: dict[str, object] = {}
+    if name == "kezek":
+        replayer = Replayer(
+            jobs, queues, equal_shares(None, jobs), nodes=args.nodes, gpus_per_node=args.gpus_per_node
+        )
+        replay = replayer.run()
+        ended, disruption = list(replay.ended), replay.disruption
+        starts = held(replay.told)
+    else:
+        ended = replay_baseline(jobs, queues, Baseline(name, args.nodes, args.gpus_per_node))
+        disruption = Disruption()
+    taken_s, cpu_s = time.perf_counter() - begun, time.process_time() - cpu
+    figures = measure(ended, capacity, disruption)
+    figures["jct_mean_s"] = round(sum(job.end_s - job.submit_s for job in ended) / len(ended))
+    queue_p99 = {queue: found["wait_s"]["p99"] for queue, found in figures.pop("by_queue").items()}
+    return figures | {
+        "wait_p99_by_queue_s": queue_p99,
+        "wait_by_size_s": by_size(ended),
+        "starts": starts,
+        "jobs_per_s": round(len(jobs) / taken_s),
+        "jobs_per_cpu_s": round(len(jobs) / cpu_s),
+        "load": [round(load, 1) for load in os.getloadavg()],
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--trace", type=Path, required=True)
+    parser.add_argument("--format", choices=sorted(READERS), default="csv")
+    parser.add_argument("--nodes", type=int, required=True)
+    parser.add_argument("--gpus-per-node", type=int, default=8)
+    parser.add_argument("--estimates", choices=("trace", "x1", "x2", "x10"), default="trace")
+    parser.add_argument("--whole-nodes", action="store_true")
+    parser.add_argument("--limit", type=int, help="only the first jobs of the trace")
+    parser.add_argument("--scheduler", choices=SCHEDULERS, action="append")
+    parser.add_argument("--json", action="store_true")
+    args = parser.parse_args()
+    with args.trace.open(encoding="utf-8") as lines:
+        jobs = prepared(READERS[args.format](lines), args)
+    git = ["git", "rev-parse", "--short", "HEAD"]
+    commit = subprocess.run(git, capture_output=True, text=True, check=False).stdout.strip()
+    found: dict[str, object] = {
+        "trace": args.trace.name,
+        "jobs": len(jobs),
+        "capacity_gpus": args.nodes * args.gpus_per_node,
+        "estimates": args.estimates,
+        "machine": f"{platform.machine()}, {os.cpu_count()} cores, Python {platform.python_version()}",
+        "seed": "none: nothing is drawn",
+        "commit": commit,
+        "simulated": True,
+    }
+    for name in args.scheduler or SCHEDULERS:
+        found[name] = run(name, jobs, args)
+        if not args.json:
+            print(name, json.dumps(found[name]))
+    if args.json:
+        print(json.dumps(found))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,181 @@
+"""The waiting jobs in their order, kept from one cycle to the next: what did not change costs next to nothing.
+
+Jobs that a cycle cannot tell apart but by their place in the queue are of one *kind*: what refuses one refuses
+those behind it. A plan made with an index that has seen other snapshots is the plan made without.
+"""
+
+from __future__ import annotations
+
+import heapq
+from bisect import bisect_left
+from collections.abc import Iterable, Mapping
+from typing import Final
+from uuid import UUID
+
+from quota.model import Policy
+from quota.policy import policy_queue
+from scheduler.changed import changes
+from scheduler.model import JobId, Node, PendingJob, Request, Snapshot
+from scheduler.order import Aging, Key, key_of
+from scheduler.running import Running
+from scheduler.world import Bounds
+
+Group = tuple[str, Request, UUID]
+"""Queue, request and project: all that grants, quota and room look at."""
+FEW: Final = 8
+"""Jobs that are put into their places one by one; more are sorted in."""
+
+
+class Kind:
+    """Waiting jobs of one queue that are alike, in the order of the queue.
+
+    Its lists are replaced, never changed, as a plan may still read them.
+
+    Args:
+        group: number of their queue, request and project.
+        can_age: whether its jobs become aged one day.
+    """
+
+    __slots__ = ("can_age", "group", "jobs", "keys")
+
+    def __init__(self, group: int, *, can_age: bool) -> None:
+        self.group: Final = group
+        self.can_age: Final = can_age
+        self.keys: list[Key] = []
+        self.jobs: list[PendingJob] = []
+
+    def add(self, found: list[tuple[Key, PendingJob]]) -> None:
+        """Put jobs into their places."""
+        if len(found) > FEW:
+            both = sorted([*zip(self.keys, self.jobs, strict=True), *found], key=lambda pair: pair[0])
+            self.keys, self.jobs = [key for key, _ in both], [job for _, job in both]
+            return
+        self.keys, self.jobs = self.keys.copy(), self.jobs.copy()
+        for key, job in found:
+            place = bisect_left(self.keys, key)
+            self.keys.insert(place, key)
+            self.jobs.insert(place, job)
+
+    def remove(self, keys: list[Key]) -> None:
+        """Take the jobs with these keys out."""
+        gone = set(keys)
+        kept = [pair for pair in zip(self.keys, self.jobs, strict=True) if pair[0] not in gone]
+        self.keys, self.jobs = [key for key, _ in kept], [job for _, job in kept]
+
+
+class Index:
+    """Waiting jobs by queue and kind. `follow` takes it to the next snapshot; nothing else changes it."""
+
+    def __init__(self) -> None:
+        self._policy: Policy | None = None
+        self._nominals: Mapping[str, int] = {}
+        self._at_ms = 0
+        self.running: Final = Running()
+        self._bounds: tuple[tuple[Node, ...], Mapping[str, int], Bounds] | None = None
+        self._forget()
+
+    def bounds(self, snapshot: Snapshot, policy: Policy) -> Bounds:
+        """What could ever fit, made anew when nodes, capacity or policy changed."""
+        known = self._bounds
+        if (
+            known is None
+            or known[0] != snapshot.nodes
+            or known[1] != snapshot.capacity
+            or known[2].policy != policy
+        ):
+            known = self._bounds = (
+                snapshot.nodes,
+                dict(snapshot.capacity),
+                Bounds(snapshot, policy),
+            )
+        return known[2]
+
+    def _forget(self) -> None:
+        """Begin anew."""
+        self.jobs: dict[JobId, PendingJob] = {}
+        self.queues: dict[str, dict[object, Kind]] = {}
+        self._pending: tuple[PendingJob, ...] = ()
+        self._places: dict[JobId, tuple[str, object, Key]] = {}
+        self._groups: dict[Group, int] = {}
+        self._young: list[tuple[int, JobId]] = []
+
+    def follow(self, snapshot: Snapshot, policy: Policy, aging: Aging) -> None:
+        """Take over what came, went, changed or aged; a look at every job's identity, work for what changed.
+
+        Args:
+            snapshot: the next one. An earlier instant, another policy or other nominals begin anew.
+            policy: the policy in force.
+            aging: which jobs are aged at the snapshot's instant.
+        """
+        is_same = policy is self._policy or policy == self._policy
+        if not is_same or snapshot.at_ms < self._at_ms or aging.nominals != self._nominals:
+            self._forget()
+        self._policy, self._nominals, self._at_ms = policy, aging.nominals, snapshot.at_ms
+        came, gone = changes(self._pending, snapshot.pending)
+        self._pending = snapshot.pending
+        self._remove(gone)
+        self._add(came, aging)
+        aged = self._aged(aging)
+        self._remove(aged)
+        self._add(aged, aging)
+
+    def place(self, job_id: JobId) -> tuple[Kind, int]:
+        """The job's kind, and where in it the job stands."""
+        queue, name, key = self._places[job_id]
+        kind = self.queues[queue][name]
+        return kind, bisect_left(kind.keys, key)
+
+    def _add(self, jobs: Iterable[PendingJob], aging: Aging) -> None:
+        found: dict[int, tuple[Kind, list[tuple[Key, PendingJob]]]] = {}
+        policy = self._policy
+        for job in jobs:
+            queue = job.queue if policy is None else policy_queue(policy, job.queue)
+            group: Group = (job.queue, job.request, job.project_id)
+            name: object = group if _is_plain(job) else (group, job.id)
+            kinds = self.queues.setdefault(queue, {})
+            kind = kinds.get(name)
+            if kind is None:
+                number = self._groups.setdefault(group, len(self._groups))
+                kind = kinds[name] = Kind(number, can_age=aging.can_age(job, queue))
+            is_aged = kind.can_age and aging.is_aged(job, queue)
+            key = key_of(job, is_aged=is_aged)
+            self.jobs[job.id] = job
+            self._places[job.id] = (queue, name, key)
+            found.setdefault(id(kind), (kind, []))[1].append((key, job))
+            if kind.can_age and not is_aged:
+                heapq.heappush(self._young, (job.submitted_ms, job.id))
+        for kind, new in found.values():
+            kind.add(new)
+
+    def _remove(self, jobs: Iterable[PendingJob]) -> None:
+        found: dict[tuple[str, object], list[Key]] = {}
+        for job in jobs:
+            queue, name, key = self._places.pop(job.id)
+            del self.jobs[job.id]
+            found.setdefault((queue, name), []).append(key)
+        for (queue, name), keys in found.items():
+            kind = self.queues[queue][name]
+            kind.remove(keys)
+            if not kind.jobs:
+                del self.queues[queue][name]
+
+    def _aged(self, aging: Aging) -> list[PendingJob]:
+        """Jobs that have become aged since the last snapshot."""
+        found: dict[JobId, PendingJob] = {}
+        while self._young and self._young[0][0] <= aging.by_ms:
+            _, job_id = heapq.heappop(self._young)
+            job = self.jobs.get(job_id)  # else it is gone, and so is its older self where it changed
+            if job is not None and aging.is_aged(job, self._places[job_id][0]):
+                found[job_id] = job
+        return list(found.values())
+
+
+def _is_plain(job: PendingJob) -> bool:
+    """Whether the job has no state of its own that could keep it back while others like it start."""
+    return (
+        job.array is None
+        and job.waits_for is None
+        and not (job.is_suspended or job.is_held or job.is_paused)
+        and job.begin_ms == 0
+        and job.back_off_until_ms == 0
+    )

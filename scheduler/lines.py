@@ -1,0 +1,231 @@
+"""Walking the jobs of a queue in their order without touching each: what refuses one of a kind refuses the next."""
+
+from __future__ import annotations
+
+import heapq
+from bisect import bisect_left
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field
+from typing import Final
+
+from scheduler.fit import NoFit
+from scheduler.index import Kind
+from scheduler.model import JobId, PendingJob, ReasonCode
+from scheduler.order import Key
+from scheduler.profile import Hold
+
+
+@dataclass(slots=True)
+class Waits:
+    """What kept a job from starting at its turn, and those of its kind that were passed over with it."""
+
+    job: PendingJob
+    refusal: NoFit
+    is_entitled: bool = False
+    shield: PendingJob | None = None
+    is_free: bool = False
+    is_shut_out: bool = False
+    """There is no room and there will be none in this cycle: the reason in full is worked out when it is read."""
+
+
+@dataclass(slots=True)
+class Told:
+    """The jobs from `begin` to before `end` of a walk wait for the same reason."""
+
+    begin: int
+    end: int
+    waits: Waits
+
+
+@dataclass(slots=True)
+class Walk:
+    """Jobs of one kind in one cycle.
+
+    Args:
+        group: number of their queue, request and project.
+        next: the job whose turn comes.
+        passed: from here on they are not entitled; their turn comes after all entitled work.
+    """
+
+    group: int
+    keys: list[Key]
+    jobs: list[PendingJob]
+    next: int = 0
+    passed: int = -1
+    told: list[Told] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self.passed = len(self.jobs)
+
+    @property
+    def job(self) -> PendingJob:
+        """The job whose turn it is."""
+        return self.jobs[self.next]
+
+    @property
+    def is_plain(self) -> bool:
+        """Whether all from the next on are neither expedited nor aged."""
+        return self.keys[self.next][:2] == (0, 0)
+
+    @property
+    def following(self) -> PendingJob | None:
+        """The one behind it."""
+        return self.jobs[self.next + 1] if self.next + 1 < len(self.jobs) else None
+
+    def span(self, begin: int, end: int) -> Iterator[tuple[Key, PendingJob]]:
+        """Jobs with their places in the order, from `begin` to before `end`."""
+        for place in range(begin, end):
+            yield self.keys[place], self.jobs[place]
+
+    def tell(self, end: int, waits: Waits) -> None:
+        """All from the next to before `end` wait for the same reason; the walk goes on behind them."""
+        if self.next < end:
+            self.told.append(Told(self.next, end, waits))
+            self.next = end
+
+
+class Line:
+    """The walks of one queue, merged by the order of the queue.
+
+    Args:
+        queue: its path.
+        walks: one of each kind.
+    """
+
+    def __init__(self, queue: str, walks: list[Walk]) -> None:
+        self.queue: Final = queue
+        self.walks: Final = walks
+        self.ahead: Final[dict[JobId, Hold]] = {}
+        """Planned starts of passed jobs; they bind the queue itself until their turn comes."""
+        self.last_ahead: Key = ()
+        self.seen: Key = ()
+        """Passed jobs before it were asked whether they may plan a start."""
+        self.shield: PendingJob | None = None
+        """An aged job that could not start: no later one of the queue starts before it."""
+        self._at: Key = ()
+        self._version = -1
+        self._heap: list[tuple[Key, int]] = []
+        self._asleep: list[tuple[int, Waits]] = []
+        self._sound_asleep: list[tuple[int, Waits]] = []
+
+    def begin(self) -> None:
+        """Begin with the first job of every walk that was not passed at once."""
+        self._begin(number for number, walk in enumerate(self.walks) if walk.passed > 0)
+
+    def begin_passed(self, is_shut_out: Callable[[Walk], bool]) -> bool:
+        """Begin again with the jobs that were passed; whether there are any.
+
+        Args:
+            is_shut_out: of a walk at its next job: whether all its jobs can only wait.
+        """
+        found: list[int] = []
+        for number, walk in enumerate(self.walks):
+            walk.next = walk.passed
+            if walk.next < len(walk.jobs):
+                if is_shut_out(walk):
+                    waits = Waits(walk.job, NoFit(ReasonCode.NO_CAPACITY), is_shut_out=True)
+                    self._sound_asleep.append((number, waits))
+                else:
+                    found.append(number)
+        self._begin(found)
+        return bool(self._heap or self._sound_asleep)
+
+    def _begin(self, numbers: Iterable[int]) -> None:
+        self._at = ()
+        self._heap = [(self.walks[number].keys[self.walks[number].next], number) for number in numbers]
+        heapq.heapify(self._heap)
+
+    def head(self, version: int, *, is_full: bool) -> Walk | None:
+        """The walk whose next job's turn it is; None behind the last job.
+
+        Args:
+            version: of the world; another one wakes who sleeps.
+            is_full: whether no more starts may be planned; else those who sleep soundly wake too.
+        """
+        if self._asleep and version != self._version:
+            self._wake(self._asleep)
+        if self._sound_asleep and not is_full:
+            self._wake(self._sound_asleep)
+        self._version = version
+        if self._heap:
+            return self.walks[self._heap[0][1]]
+        for asleep in (self._asleep, self._sound_asleep):
+            for number, waits in asleep:
+                self.walks[number].tell(len(self.walks[number].jobs), waits)
+            asleep.clear()
+        return None
+
+    def _wake(self, asleep: list[tuple[int, Waits]]) -> None:
+        """Who stands before the place that the walk has reached was passed over; the rest takes part again."""
+        for number, waits in asleep:
+            walk = self.walks[number]
+            walk.tell(bisect_left(walk.keys, self._at, walk.next), waits)
+            if walk.next < len(walk.jobs):
+                heapq.heappush(self._heap, (walk.keys[walk.next], number))
+        asleep.clear()
+
+    def advance(self) -> None:
+        """The head's turn is over."""
+        walk, number = self._step()
+        if walk.next < len(walk.jobs):
+            heapq.heappush(self._heap, (walk.keys[walk.next], number))
+
+    def leave(self) -> None:
+        """The head's kind takes no further part; its next job stays the next."""
+        self._at, _ = heapq.heappop(self._heap)
+
+    def finish(self, waits: Waits) -> None:
+        """The head's turn is over, and all behind it of its kind wait for the same reason."""
+        walk, _ = self._step()
+        walk.tell(len(walk.jobs), waits)
+
+    def sleep(self, waits: Waits, *, is_sound: bool) -> None:
+        """The head's turn is over, and those of its kind wait with it until something changes.
+
+        Args:
+            waits: what they are told if the walk goes past them.
+            is_sound: whether nothing but a place among the planned starts helps them.
+        """
+        walk, number = self._step()
+        if walk.next < len(walk.jobs):
+            (self._sound_asleep if is_sound else self._asleep).append((number, waits))
+
+    def _step(self) -> tuple[Walk, int]:
+        self._at, number = heapq.heappop(self._heap)
+        self.walks[number].next += 1
+        return self.walks[number], number
+
+    def passed_before(self, key: Key, *, is_full: bool) -> Iterator[tuple[Key, PendingJob]]:
+        """Jobs passed since `seen` that stand before a place, in order; when full only who stands alone."""
+        spans = []
+        for walk in self.walks:
+            if is_full and len(walk.jobs) > 1:
+                continue
+            begin = max(walk.passed, bisect_left(walk.keys, self.seen))
+            end = bisect_left(walk.keys, key)
+            if begin < end:
+                spans.append(walk.span(begin, end))
+        return heapq.merge(*spans, key=lambda pair: pair[0])
+
+
+def line_of(queue: str, kinds: Iterable[Kind], alone: dict[int, list[int]]) -> Line:
+    """The line of a queue.
+
+    Args:
+        queue: its path.
+        kinds: its waiting jobs.
+        alone: by identity of the kind, places of jobs that are not like the others in this cycle.
+    """
+    walks: list[Walk] = []
+    for kind in kinds:
+        places = alone.get(id(kind))
+        if places is None:
+            walks.append(Walk(kind.group, kind.keys, kind.jobs))
+            continue
+        walks += [Walk(kind.group, [kind.keys[place]], [kind.jobs[place]]) for place in places]
+        rest = [place for place in range(len(kind.jobs)) if place not in places]
+        if rest:
+            walks.append(
+                Walk(kind.group, [kind.keys[place] for place in rest], [kind.jobs[place] for place in rest])
+            )
+    return Line(queue, walks)

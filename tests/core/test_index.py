@@ -1,0 +1,228 @@
+"""What is kept from cycle to cycle: differences, kinds, lines; and that a plan never sees how long a job will run."""
+
+from __future__ import annotations
+
+import random
+from dataclasses import dataclass, replace
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from scheduler import lines
+from scheduler.baselines import Stock
+from scheduler.changed import changes
+from scheduler.entries import Entries
+from scheduler.fit import NoFit
+from scheduler.index import Index, Kind
+from scheduler.interval import StartRecord, Told, coverage
+from scheduler.lines import Line, Waits, Walk, line_of
+from scheduler.model import Admit, JobId, Plan, ReasonCode, Wait
+from scheduler.order import Aging, key_of
+from scheduler.place import Rooms, pick
+from scheduler.plan import make_plan, plan_digest
+from scheduler.simulate import Replayer
+from scheduler.simulate_cli import equal_shares
+from scheduler.traces import TraceJob
+
+
+@dataclass(frozen=True)
+class Item:
+    id: int
+    value: int
+
+
+@given(
+    st.dictionaries(st.integers(0, 60), st.integers(0, 2)),
+    st.dictionaries(st.integers(0, 60), st.integers(0, 2)),
+)
+def test_changes_are_what_differs(before, after):
+    old = tuple(Item(*pair) for pair in sorted(before.items()))
+    new = tuple(Item(*pair) for pair in sorted(after.items()))
+    came, gone = changes(old, new)
+    assert {item.id: item for item in came} == {item.id: item for item in set(new) - set(old)}
+    assert {item.id: item for item in gone} == {item.id: item for item in set(old) - set(new)}
+
+
+@given(st.permutations(range(30)), st.permutations(range(30)))
+def test_changes_do_not_rely_on_the_order(before, after):
+    old, new = [tuple(Item(number, 0) for number in numbers) for numbers in (before[:25], after[:25])]
+    came, gone = changes(old, new)
+    assert {*came} == {*new} - {*old}
+    assert {*gone} == {*old} - {*new}
+
+
+def test_many_jobs_of_a_kind_are_sorted_in_and_earlier_lists_stay(build):
+    jobs = [build.job(number, 1) for number in range(1, 40)]
+    keyed = [(key_of(job, is_aged=False), job) for job in jobs]
+    kind = Kind(0, can_age=False)
+    kind.add(keyed[20:])
+    seen = kind.jobs
+    kind.add(keyed[:3])
+    kind.add(keyed[3:20])
+    assert [job.id for job in kind.jobs] == list(range(1, 40))
+    kind.remove([key for key, job in keyed if job.id % 2])
+    assert [job.id for job in kind.jobs] == list(range(2, 40, 2))
+    assert [job.id for job in seen] == list(range(21, 40))
+
+
+def test_jobs_age_where_they_stand(build):
+    policy = build.policy(aging={"full_after": "1h"})
+    index = Index()
+    old = build.job(1, 1, priority=0, age_s=3_000)
+    young = build.job(2, 1, priority=5, age_s=10)
+    aging = {hour: Aging(build.now_ms + hour * 3_600_000, 3_600, {"q": 8}) for hour in (0, 1)}
+    snapshot = build.snapshot(pending=[old, young])
+    index.follow(snapshot, policy, aging[0])
+    (kind,) = index.queues["q"].values()
+    assert [job.id for job in kind.jobs] == [2, 1]
+    later = replace(snapshot, at_ms=build.now_ms + 3_600_000, pending=(old,))
+    index.follow(replace(later, pending=(old, young)), policy, aging[1])
+    (kind,) = index.queues["q"].values()
+    assert [job.id for job in kind.jobs] == [1, 2]
+    assert index.place(JobId(2)) == (kind, 1)
+    index.follow(replace(later, pending=()), policy, aging[1])
+    assert index.queues["q"] == {}
+    assert index.jobs == {}
+
+
+def test_an_equal_job_read_anew_is_the_same(build):
+    policy, aging = build.policy(), Aging(build.now_ms, 3_600, {"q": 8})
+    index = Index()
+    index.follow(build.snapshot(pending=[build.job(1, 1)]), policy, aging)
+    first = index.jobs[JobId(1)]
+    index.follow(build.snapshot(pending=[build.job(1, 1)]), policy, aging)
+    assert index.jobs[JobId(1)] is first
+    index.follow(build.snapshot(pending=[build.job(1, 2)]), policy, aging)
+    assert index.jobs[JobId(1)].request.gpus == 2
+    index.follow(build.snapshot(pending=[build.job(1, 2)]), build.policy(start_reservations=3), aging)
+    assert index.place(JobId(1))[1] == 0
+
+
+def line(build, *names):
+    """A line of kinds whose jobs are told by id, in order."""
+    walks = []
+    for number, ids in enumerate(names):
+        jobs = [build.job(job_id, 1) for job_id in ids]
+        walks.append(Walk(number, [key_of(job, is_aged=False) for job in jobs], jobs))
+    return Line("q", walks)
+
+
+def test_sleepers_are_told_when_the_walk_goes_past_them_and_woken_by_changes(build):
+    found = line(build, [1, 4, 6], [2, 5], [3])
+    found.begin()
+    waits = Waits(build.job(1, 1), NoFit(ReasonCode.NO_CAPACITY))
+    assert found.head(1, is_full=True).job.id == 1
+    found.sleep(waits, is_sound=False)
+    assert found.head(1, is_full=True).job.id == 2
+    found.sleep(waits, is_sound=True)
+    assert found.head(1, is_full=True).job.id == 3
+    found.advance()
+    assert found.head(2, is_full=True).job.id == 4  # another version: the first kind is awake again
+    found.advance()
+    assert found.head(2, is_full=False).job.id == 5  # a place among the planned starts wakes the others
+    found.finish(waits)
+    assert found.head(2, is_full=True).job.id == 6
+    found.sleep(waits, is_sound=False)
+    assert found.head(2, is_full=True) is None
+    assert [walk.told for walk in found.walks] == [[], [], []]
+
+
+def test_who_sleeps_to_the_end_is_told(build):
+    found = line(build, [1, 2, 3], [4])
+    found.begin()
+    waits = Waits(build.job(1, 1), NoFit(ReasonCode.NO_CAPACITY))
+    found.sleep(waits, is_sound=False)
+    found.advance()
+    assert found.head(0, is_full=True) is None
+    assert found.walks[0].told == [lines.Told(1, 3, waits)]
+
+
+def test_who_holds_a_planned_start_stands_alone(build):
+    jobs = [build.job(number, 1) for number in (1, 2, 3)]
+    kind = Kind(7, can_age=True)
+    kind.add([(key_of(job, is_aged=False), job) for job in jobs])
+    walks = line_of("q", [kind], {id(kind): [1]}).walks
+    assert [[job.id for job in walk.jobs] for walk in walks] == [[2], [1, 3]]
+    only = line_of("q", [kind], {id(kind): [0, 1, 2]}).walks
+    assert [len(walk.jobs) for walk in only] == [1, 1, 1]
+
+
+def test_reasons_are_worked_out_when_they_are_read_and_once():
+    asked = []
+    wait = Wait(JobId(2), ReasonCode.NO_CAPACITY)
+    entries = Entries([], lambda: asked.append(1) or [wait], [])
+    plan = Plan(0, "v", "1", entries)
+    assert plan.effects == ()
+    assert asked == []
+    assert entries == (wait,)
+    assert entries != [Wait(JobId(3), ReasonCode.HELD)]
+    assert entries != 3
+    assert (len(entries), entries[0], entries[:1], asked) == (1, wait, (wait,), [1])
+    assert repr(entries) == repr((wait,))
+    assert hash(Entries([], list, [])) == hash(Entries([], lambda: [wait], []))
+    admit = Admit(JobId(1), (), None, 1, None)
+    assert Plan(0, "v", "1", (admit, wait)).effects == (admit,)
+
+
+@given(st.lists(st.integers(0, 8), min_size=1, max_size=6), st.integers(1, 30))
+def test_the_stock_picks_as_placement_does(free, gpus):
+    stock = Stock(len(free), 8)
+    stock.move(tuple((node, 8 - left) for node, left in enumerate(free) if left < 8), -1)
+    rooms = Rooms([(f"n{node}", 8, left) for node, left in enumerate(free)])
+    assert stock.total == sum(free)
+    assert stock.pick(gpus) == pick(rooms.free, rooms.sizes, gpus, 1 if gpus <= 8 else None)
+
+
+def test_an_interval_is_learned_from_the_last_starts():
+    record = StartRecord()
+    assert record.interval(1_000, 101_000) == (1_000, 101_000)
+    record.add(Told(5, 5, 9))  # was to start at once: says nothing
+    for share in range(100):
+        record.add(Told(0, 100, share))
+    assert record.interval(1_000, 101_000) == (1_000 + 9_000, 1_000 + 89_000)
+    assert record.interval(1_000, 500) == (1_000, 1_000)
+
+
+def test_coverage_learns_only_from_starts_that_had_begun():
+    told = [Told(number * 10, number * 10 + 100, number * 10 + 50) for number in range(60)]
+    assert coverage(told) == (60, 60)
+    late = [Told(10_000, 10_100, 10_100)]
+    assert coverage(told + late) == (60, 61)
+    assert coverage([]) == (0, 0)
+
+
+@pytest.mark.parametrize("seed", [1, 2, 3])
+def test_no_decision_before_the_first_end_sees_how_long_jobs_run(seed):
+    """Run times are permuted; until the first end of either replay every start is the same."""
+    chance = random.Random(seed)  # noqa: S311 - a reproducible trace, no secret
+    jobs = [
+        TraceJob(f"j{number}", number * 40, chance.randrange(600, 4_000), chance.choice([1, 2, 4, 8, 16]), chance.choice("abc"), "", 4_000)
+        for number in range(60)
+    ]  # fmt: skip
+    durations = [job.duration_s for job in jobs]
+    chance.shuffle(durations)
+    others = [replace(job, duration_s=run_s) for job, run_s in zip(jobs, durations, strict=True)]
+
+    def starts(trace):
+        policy = equal_shares(None, trace)
+        replay = Replayer(trace, [job.tenant for job in trace], policy, nodes=4, gpus_per_node=8).run()
+        spans = sorted((ended.submit_s, ended.spans[0][0]) for ended in replay.ended)
+        return spans, min(ended.spans[0][1] for ended in replay.ended)
+
+    (first, first_end), (second, second_end) = starts(jobs), starts(others)
+    until = min(first_end, second_end)
+    assert [pair for pair in first if pair[1] <= until] == [pair for pair in second if pair[1] <= until]
+    assert any(pair[1] <= until for pair in first)
+
+
+def test_a_long_queue_of_like_jobs_is_told_as_one_by_one(build):
+    """Three kinds, many jobs each: starts go by the order, and everyone has a reason."""
+    pending = [build.job(number, 1 + number % 3 * 3, wall_s=600) for number in range(1, 60)]
+    snapshot = build.snapshot(pending=pending)
+    index = Index()
+    plan = make_plan(snapshot, build.policy(), index)
+    named = [entry.job_id for entry in plan.entries if isinstance(entry, Admit | Wait)]
+    assert sorted(named) == list(range(1, 60))
+    again = make_plan(snapshot, build.policy(), index)
+    assert plan_digest(plan) == plan_digest(again)
