@@ -17,7 +17,8 @@ from api.answers import Problem
 from api.context import Context
 from api.examples import EXAMPLES, POLICY_EXAMPLE
 from api.limits import BodyLimit
-from api.routes import files, health, jobs, products, public, quota, telemetry, tenants
+from api.product_examples import PRODUCT_EXAMPLES
+from api.routes import files, health, indicators, jobs, products, public, quota, telemetry, tenants
 from scheduler.dispatch.executor import Executor
 from store import clock
 
@@ -55,7 +56,7 @@ class _Application(FastAPI):
             problem = Problem.model_json_schema(ref_template="#/components/schemas/{model}")
             schemas |= problem.pop("$defs", {})
             schemas["Problem"] = problem
-            for name, example in EXAMPLES.items():
+            for name, example in {**EXAMPLES, **PRODUCT_EXAMPLES}.items():
                 schemas[name]["example"] = example
             policy = document["paths"]["/v1/policies"]["post"]["requestBody"]["content"]
             policy["application/json"]["example"] = POLICY_EXAMPLE
@@ -98,6 +99,7 @@ def create_app(
         files.router,
         telemetry.router,
         products.router,
+        indicators.router,
         health.router,
     ):
         app.include_router(router)

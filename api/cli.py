@@ -25,6 +25,7 @@ USAGE = """usage: kezek-server COMMAND [options]
   ledger      verify the ledger's balances
   replay      plan the journaled cycles again and compare
   kpi         print an indicator from the database
+  product     import products of before the platform with their decisions
   report      make a report from the database, or verify a report's file
 
 `kezek-server COMMAND --help` describes a command; docs/operations.md describes them all.

@@ -21,8 +21,10 @@ from starlette.exceptions import HTTPException
 from api import i18n
 from api.findings import Finding, of_refusal, of_validation
 from api.limits import BodyTooLargeError
-from products import service as products
+from products import errors as products
 from products.indicator import YearWithoutTargetError
+from products.initiatives import FutureMeasurementError, InitiativeNotFoundError, InitiativeTakenError
+from products.kpi import BadInitiativeError, FutureError
 from quota.policy import PolicyError
 from quota.service import AwardRefusedError, NoPolicyError, PolicyExistsError
 from scheduler.dispatch.executor import ExecutorError, RefusedError
@@ -76,7 +78,9 @@ class ErrorCode(StrEnum):
     AGENT_UNREACHABLE = "AGENT_UNREACHABLE"
     NOT_INDEPENDENT = "NOT_INDEPENDENT"
     JOBS_NOT_OF_PROJECT = "JOBS_NOT_OF_PROJECT"
+    DIGEST_MISMATCH = "DIGEST_MISMATCH"
     YEAR_WITHOUT_TARGET = "YEAR_WITHOUT_TARGET"
+    IN_FUTURE = "IN_FUTURE"
     UNAVAILABLE = "UNAVAILABLE"
     INTERNAL = "INTERNAL"
 
@@ -114,7 +118,9 @@ STATUS: Final[Mapping[ErrorCode, int]] = {
     ErrorCode.BUNDLE_INVALID: 422,
     ErrorCode.BUNDLE_MISSING: 422,
     ErrorCode.JOBS_NOT_OF_PROJECT: 422,
+    ErrorCode.DIGEST_MISMATCH: 422,
     ErrorCode.YEAR_WITHOUT_TARGET: 422,
+    ErrorCode.IN_FUTURE: 422,
     ErrorCode.INTERNAL: 500,
     ErrorCode.AGENT_UNREACHABLE: 503,
     ErrorCode.UNAVAILABLE: 503,
@@ -295,8 +301,17 @@ _TRANSLATIONS: Final[tuple[tuple[tuple[type[Exception], ...], _Convert], ...]] =
     ((BundleRefusedError,), _bundle),
     ((PolicyError,), _policy),
     ((PolicyExistsError, tenants.TakenError, products.ProductTakenError), _fixed(ErrorCode.CONFLICT)),
-    ((products.ProductStateError,), _fixed(ErrorCode.CONFLICT)),
+    ((products.ProductStateError, products.NotDueError), _fixed(ErrorCode.CONFLICT)),
+    (
+        (products.SectorFixedError, products.JobUnlinkedError, InitiativeTakenError),
+        _fixed(ErrorCode.CONFLICT),
+    ),
     ((tenants.NotFoundError, JobNotFoundError, products.ProductNotFoundError), _not_found),
+    ((products.JobNotLinkedError, InitiativeNotFoundError), _fixed(ErrorCode.NOT_FOUND)),
+    ((products.NoSuchFileError,), _fixed(ErrorCode.OUTPUT_NOT_FOUND)),
+    ((products.DigestMismatchError,), _fixed(ErrorCode.DIGEST_MISMATCH)),
+    ((products.TooManyJobsError, BadInitiativeError), _fixed(ErrorCode.VALIDATION)),
+    ((FutureError, FutureMeasurementError), _fixed(ErrorCode.IN_FUTURE)),
     ((tenants.UnsuitableError,), _unsuitable),
     ((IdentifierError,), _fixed(ErrorCode.BAD_BIN)),
     ((products.NotIndependentError,), _fixed(ErrorCode.NOT_INDEPENDENT)),

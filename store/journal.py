@@ -63,11 +63,17 @@ KINDS: dict[str, str] = {
     "lease.taken": "a process became the scheduler, with its epoch",
     "stale.dropped": "a result came too late and was dropped",
     "product.registered": "a product was entered in the register",
-    "product.verified": "a reviewer verified a product",
+    "product.submitted": "a product was submitted for review",
+    "product.jobs_linked": "further jobs were named as a product's evidence",
+    "product.job_unlinked": "a job was taken back as a product's evidence",
+    "product.model_version": "a file a job kept was named as a version of a product's model",
+    "product.verified": "a reviewer verified a product, or renewed a verification",
     "product.returned": "a reviewer returned a product with a reason",
     "product.described": "a product's stage, use of AI and acceleration programme were stated",
     "product.withdrawn": "a product was withdrawn from the register",
     "product.imported": "a product from before the platform was imported with its decision",
+    "initiative.registered": "an icebreaker initiative was registered with its KPI and deadline",
+    "initiative.measured": "a value of an initiative's KPI was entered",
     "report.issued": "a report was issued, by the SHA-256 of its data",
 }
 """Every kind of record and what it says."""

@@ -58,6 +58,7 @@ def test_every_command_of_the_server_is_documented():
         "ledger",
         "replay",
         "kpi",
+        "product",
         "report",
     }
     assert not [name for name in listed if not re.search(rf"`{name}[ `]", page)]
