@@ -13,7 +13,7 @@ from pydantic import BaseModel
 
 from api.answers import NamesOut
 from api.i18n import translate
-from products.chain import ChainAttempt, ChainJob
+from products.chain import Break, ChainAttempt, ChainJob
 from products.duplicates import Likeness, Mark
 from products.evidence import Condition, Review, Verdict
 from products.model import (
@@ -352,7 +352,7 @@ class ChainJobOut(BaseModel):
     energy_coverage_ratio: float | None
     attempts: list[ChainAttemptOut]
     model_versions: list[ModelVersionOut]
-    breaks: list[str]
+    breaks: list[Break]
 
     @classmethod
     def of(cls, found: ChainJob) -> ChainJobOut:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from enum import StrEnum
 from typing import cast
 from uuid import UUID
 
@@ -23,6 +24,17 @@ from scheduler.tables import AttemptRow, JobRow
 from store.clock import ALMATY
 from tenants.authz import visible_to
 from tenants.model import Principal
+
+
+class Break(StrEnum):
+    """What is missing between two links of the chain."""
+
+    JOB_NOT_COMPLETED = "job-not-completed"
+    NO_ATTEMPT = "no-attempt"
+    NO_POLICY = "no-policy"
+    NO_DECISION = "no-decision"
+    LEDGER_DIFFERS = "ledger-differs"
+    NO_MODEL_VERSION = "no-model-version"
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,22 +97,17 @@ class ChainJob:
     versions: tuple[ModelVersion, ...]
 
     @property
-    def breaks(self) -> tuple[str, ...]:
-        """What is missing between the links: codes, empty for a whole chain of a completed job."""
-        found = []
-        if self.state != JobState.COMPLETED.value:
-            found.append("job-not-completed")
-        if not self.attempts:
-            found.append("no-attempt")
-        if any(attempt.policy is None for attempt in self.attempts):
-            found.append("no-policy")
-        if any(not attempt.grant.grounds for attempt in self.attempts):
-            found.append("no-decision")
-        if sum(attempt.posted_s for attempt in self.attempts) != self.gpu_seconds:
-            found.append("ledger-differs")
-        if not self.versions:
-            found.append("no-model-version")
-        return tuple(found)
+    def breaks(self) -> tuple[Break, ...]:
+        """What is missing between the links, empty for a whole chain of a completed job."""
+        is_missing = {
+            Break.JOB_NOT_COMPLETED: self.state != JobState.COMPLETED.value,
+            Break.NO_ATTEMPT: not self.attempts,
+            Break.NO_POLICY: any(attempt.policy is None for attempt in self.attempts),
+            Break.NO_DECISION: any(not attempt.grant.grounds for attempt in self.attempts),
+            Break.LEDGER_DIFFERS: sum(attempt.posted_s for attempt in self.attempts) != self.gpu_seconds,
+            Break.NO_MODEL_VERSION: not self.versions,
+        }
+        return tuple(each for each in Break if is_missing[each])
 
 
 def chain(session: Session, principal: Principal, slug: str, at: datetime) -> tuple[ChainJob, ...]:

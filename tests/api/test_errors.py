@@ -219,7 +219,9 @@ CASES: dict[ErrorCode, Any] = {
         "uni-researcher", "POST", "/v1/products", json=product(jobs=[w.job("firm-researcher").json()["id"]])
     ),
     ErrorCode.DIGEST_MISMATCH: digest_mismatch,
-    ErrorCode.IN_FUTURE: lambda w: w.call("operator", "GET", "/v1/kpi/indicators/2?as_of=2030-01-01T00:00:00Z"),
+    ErrorCode.IN_FUTURE: lambda w: w.call(
+        "operator", "GET", "/v1/kpi/indicators/2?as_of=2030-01-01T00:00:00Z"
+    ),
     ErrorCode.YEAR_WITHOUT_TARGET: lambda w: w.call("operator", "GET", "/v1/kpi/indicators/2?year=2031"),
 }
 

@@ -319,9 +319,7 @@ def test_products_that_look_alike_are_shown_and_left_apart(world: World) -> None
     world.ok("firm-researcher", "POST", "/v1/products", other)
     with transaction(world.engine) as session:
         row = "old,Атауы,Старый,Old,2025-09-01,order,Ministry,12,2026-02-01"
-        import_products(
-            session, f"{','.join(IMPORT_COLUMNS)}\n{row}\n", actor="system", at=world.clock.at
-        )
+        import_products(session, f"{','.join(IMPORT_COLUMNS)}\n{row}\n", actor="system", at=world.clock.at)
     seen = world.ok("reviewer", "GET", "/v1/products/reader/duplicates")["items"]
     assert [(each["slug"], each["mark"], each["value"]) for each in seen] == [
         ("copy", "link", "https://reader.example.kz/"),

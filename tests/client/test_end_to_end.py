@@ -59,13 +59,13 @@ def test_a_job_goes_from_submit_to_its_output_and_a_product(platform):
 
     names = ["--name-kk", "Сынақ", "--name-ru", "Проба", "--name-en", "Trial"]
     more = ["--sector", "education", "--stage", "prototype", "--started-on", "2026-02-01", "--job", "1"]
-    registered = platform.kezek("products", "register", "trial", "-p", "aurora", *names, *more)
+    registered = platform.kezek("product", "register", "trial", "-p", "aurora", *names, *more)
     assert (registered.code, registered.out) == (0, "Product trial is registered and waits for a reviewer.\n")
     assert (
         "trial\tСынақ\tбілім беру\tпрототип\tтексеруді күтуде"
-        in platform.kezek("products", "list", KEZEK_LANG="kk").out
+        in platform.kezek("product", "list", KEZEK_LANG="kk").out
     )
-    product = platform.kezek("products", "show", "trial")
+    product = platform.kezek("product", "show", "trial")
     assert digest in product.out
     assert "to be verified" in product.out
 

@@ -28,7 +28,10 @@ from api import i18n
 from api.errors import ErrorCode
 from api.schemas import JobIn
 from kezek import ApiError, ConfigError, NetworkError, UsageFaultError, show
-from products.model import ProductStatus, Stage
+from products.chain import Break
+from products.duplicates import Mark
+from products.kpi import Progress
+from products.model import AiKind, BuiltOn, Direction, ProductStatus, Stage
 from scheduler import model
 from scheduler.fit import Limit
 from scheduler.lifecycle import FINAL_CODES
@@ -55,6 +58,12 @@ FROM_THE_PLATFORM = {
     "never_fits_hint": {Limit.FLAVOR, Limit.QUEUE},
     "sector": {sector.value for sector in Sector},
     "stage": {stage.value for stage in Stage},
+    "direction": {each.value for each in Direction},
+    "ai_kind": {each.value for each in AiKind},
+    "built_on": {each.value for each in BuiltOn},
+    "mark": {each.value for each in Mark},
+    "chain_break": {each.value for each in Break},
+    "progress": {each.value for each in Progress},
     "product_status": {status.value for status in ProductStatus},
     "node": {state.value for state in model.NodeState},
 }
@@ -170,9 +179,9 @@ def test_a_refused_value_is_named_by_its_option() -> None:
         ("job x", "at_least", {"name": "JOB", "least": 1, "command": "kezek job"}),
         ("jbos", "not_understood", {"command": "kezek"}),
         (
-            "products register s -p p --name-kk a --name-ru b --name-en c --sector s --stage s --started-on x",
+            "product register s -p p --name-kk a --name-ru b --name-en c --sector s --stage s --started-on x",
             "bad_value",
-            {"name": "--started-on", "command": "kezek products register"},
+            {"name": "--started-on", "command": "kezek product register"},
         ),
     ],
 )

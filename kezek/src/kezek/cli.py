@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from kezek import context, job_commands, platform_commands
+from kezek import context, job_commands, platform_commands, product_commands
 from kezek.client import VERSION, Client
 from kezek.context import Output
 from kezek.errors import ConfigError, KezekError, UsageFaultError
@@ -42,7 +42,8 @@ app.command()(job_commands.cancel)
 app.command()(platform_commands.quota)
 app.command()(platform_commands.cluster)
 app.command()(platform_commands.kpi)
-app.add_typer(platform_commands.products, name="products")
+app.add_typer(product_commands.products, name="product")
+app.add_typer(product_commands.initiatives, name="initiative")
 app.add_typer(platform_commands.outputs, name="outputs")
 
 
