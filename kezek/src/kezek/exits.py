@@ -33,7 +33,7 @@ class Exit(IntEnum):
 
 _NOT_ALLOWED_STATUSES: Final = frozenset({401, 403})
 _USAGE_STATUSES: Final = frozenset({400, 405, 413, 415})
-_USAGE_CODES: Final = frozenset({"VALIDATION", "YEAR_WITHOUT_TARGET"})
+_USAGE_CODES: Final = frozenset({"VALIDATION", "YEAR_WITHOUT_TARGET", "IN_FUTURE"})
 _NOT_FOUND_STATUS: Final = 404
 _FIRST_REFUSAL_STATUS: Final = 400
 _FIRST_SERVER_STATUS: Final = 500
