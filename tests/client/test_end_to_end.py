@@ -65,7 +65,7 @@ def test_a_job_goes_from_submit_to_its_output_and_a_product(platform):
     assert (registered.code, registered.out) == (0, "Product trial is registered and waits for a reviewer.\n")
     assert (
         "trial\tСынақ\tбілім беру\tпрототип\tтексеруді күтуде"
-        in platform.kezek("product", "list", KEZEK_LANG="kk").out
+        in platform.kezek("products", "list", KEZEK_LANG="kk").out
     )
     product = platform.kezek("product", "show", "trial")
     assert digest in product.out

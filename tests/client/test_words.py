@@ -430,6 +430,8 @@ def commands() -> dict[str, set[str]]:
             found[name] = options - {"--help"}
             return
         for key, each in inner.items():
+            if each.hidden:
+                continue
             walk(each, f"{name} {key}")
 
     walk(typer.main.get_command(app), "kezek")

@@ -43,6 +43,7 @@ app.command()(platform_commands.quota)
 app.command()(platform_commands.cluster)
 app.command()(platform_commands.kpi)
 app.add_typer(product_commands.products, name="product")
+app.add_typer(product_commands.products, name="products", hidden=True)  # as it was called at first
 app.add_typer(product_commands.initiatives, name="initiative")
 app.add_typer(platform_commands.outputs, name="outputs")
 
