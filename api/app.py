@@ -68,6 +68,7 @@ def create_app(
     executor: Callable[[], Executor],
     *,
     collectors: Iterable[Collector] = (),
+    project_collectors: Iterable[Collector] = (),
     now: Callable[[], datetime] = clock.now,
 ) -> FastAPI:
     """Make the application.
@@ -76,12 +77,15 @@ def create_app(
         engine: a database at this release's migration (`/readyz` says when it is not).
         executor: gives the executor through which logs and outputs are read, asked anew by each request. It may raise
             `scheduler.dispatch.executor.UnreachableError` while there are no agents.
-        collectors: what `/metrics` shows; asked at each scrape.
+        collectors: what `/metrics` shows to everybody; asked at each scrape.
+        project_collectors: what `/metrics/projects` shows: whose job holds which GPU, what projects have left.
         now: the clock.
     """
-    registry = CollectorRegistry()
+    registry, projects_registry = CollectorRegistry(), CollectorRegistry()
     for collector in collectors:
         registry.register(collector)
+    for collector in project_collectors:
+        projects_registry.register(collector)
     app = _Application(
         title="Kezek",
         version=VERSION,
@@ -90,7 +94,9 @@ def create_app(
         docs_url=None,  # the interactive pages load scripts from other hosts
         redoc_url=None,
     )
-    app.state.context = Context(engine=engine, executor=executor, registry=registry, now=now)
+    app.state.context = Context(
+        engine=engine, executor=executor, registry=registry, projects_registry=projects_registry, now=now
+    )
     for router in (
         public.router,
         tenants.router,

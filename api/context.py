@@ -32,13 +32,15 @@ class Context:
         engine: the database.
         executor: gives the executor through which logs and outputs are read; asked anew by each request, because
             the agents may come up after the API.
-        registry: what `/metrics` shows.
+        registry: what `/metrics` shows to everybody.
+        projects_registry: what `/metrics/projects` shows to those who oversee the platform.
         now: the clock.
     """
 
     engine: Engine
     executor: Callable[[], Executor]
     registry: CollectorRegistry
+    projects_registry: CollectorRegistry = field(default_factory=CollectorRegistry)
     now: Callable[[], datetime] = clock.now
     followers: Followers = field(default_factory=Followers)
 

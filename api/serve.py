@@ -87,7 +87,12 @@ class ApiServer(uvicorn.Server):
 def serve(engine: Engine, settings: Settings) -> int:
     """Serve the HTTP API until SIGTERM; return the exit code."""
     agents = _Agents(settings)
-    app = create_app(engine, agents.current, collectors=[ControlPlane(engine), Allocated(engine, clock.now)])
+    app = create_app(
+        engine,
+        agents.current,
+        collectors=[ControlPlane(engine)],
+        project_collectors=[Allocated(engine, clock.now)],
+    )
     ApiServer(
         uvicorn.Config(
             app,

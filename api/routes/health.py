@@ -10,11 +10,14 @@ from sqlalchemy import select
 from sqlalchemy.exc import OperationalError
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 
+from api.auth import Caller, require
 from api.context import Context, Ctx
+from api.errors import ErrorCode, documented
 from scheduler.apply import LEASE
 from store import migrate
 from store.engine import snapshot
 from store.tables import LeaseRow
+from tenants.authz import Action
 
 router = APIRouter(tags=["operations"])
 
@@ -72,6 +75,22 @@ def get_readiness(ctx: Ctx) -> JSONResponse:
 def get_metrics(ctx: Ctx) -> Response:
     """Figures of the control plane; the nodes' GPUs have exporters of their own."""
     return Response(generate_latest(ctx.registry), media_type=CONTENT_TYPE_LATEST)
+
+
+@router.get(
+    "/metrics/projects",
+    operation_id="getProjectMetrics",
+    summary="Metrics that name projects and jobs, in Prometheus' text format",
+    response_class=Response,
+    responses={
+        200: {"content": {"text/plain": {"schema": {"type": "string"}}}},
+        **documented(ErrorCode.FORBIDDEN),
+    },
+)
+def get_project_metrics(ctx: Ctx, caller: Caller) -> Response:
+    """Whose job holds which GPU and what projects have left: for those who oversee the platform, by their token."""
+    require(caller, Action.READ)
+    return Response(generate_latest(ctx.projects_registry), media_type=CONTENT_TYPE_LATEST)
 
 
 def _database(ctx: Context) -> CheckOut:

@@ -16,6 +16,7 @@ import pytest
 from sqlalchemy import Engine, select
 
 from api.app import create_app
+from metrics.allocated import Allocated
 from scheduler.dispatch.executor import UnreachableError
 from scheduler.dispatch.fake import FakeExecutor, Script
 from scheduler.dispatch.wire import GpuSlot, Lease, RankLease
@@ -182,7 +183,8 @@ def running(engine: Engine, tokens: dict[str, str], users: dict[str, str]) -> It
     """A server of its own on this database."""
     fake = FakeExecutor(NODES, lambda _: Script(log="сәлем\n".encode(), outputs={"out/model.npz": b"hello"}))
     found = World(httpx.Client(), engine, Clock(), fake, dict(tokens), dict(users))
-    with serving(create_app(engine, found.executor, now=found.clock)) as client:
+    allocated = [Allocated(engine, found.clock)]
+    with serving(create_app(engine, found.executor, project_collectors=allocated, now=found.clock)) as client:
         found.client = client
         yield found
 

@@ -338,6 +338,13 @@ def test_readiness_names_what_is_missing(world: World) -> None:
     assert world.call(None, "GET", "/metrics").status_code == 200
 
 
+def test_metrics_that_name_projects_are_for_those_who_oversee_the_platform(world: World) -> None:
+    assert world.call(None, "GET", "/metrics/projects").json()["code"] == "UNAUTHENTICATED"
+    assert world.call("uni-researcher", "GET", "/metrics/projects").json()["code"] == "FORBIDDEN"
+    assert "kezek_project_granted_device_seconds" in world.call("auditor", "GET", "/metrics/projects").text
+    assert "project" not in world.call(None, "GET", "/metrics").text
+
+
 @pytest.mark.parametrize("language", LANGUAGES)
 @pytest.mark.parametrize(("code", "key"), [("EXEC_NOT_FOUND", "EXEC_NOT_FOUND"), ("NO_PORT", "other")])
 def test_what_went_wrong_with_a_program_is_told_with_what_to_do(

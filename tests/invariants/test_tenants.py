@@ -15,20 +15,28 @@ READS = {"select", "get", "get_one", "exists", "query", "delete", "update"}
 
 OWN_WORK = "the scheduler's own work: no caller is served"
 FIGURE = "a figure over everybody, without names"
+OVERSEEN = "served to those who may read every project only"
 VERIFIED = "the books set beside the journal, whole"
 FOUND_VISIBLE = "of rows that a query with visible_to found just before"
 
 ALLOWED = {
     "api.simulation.write_holders": "which simulated GPU is busy, for the node exporter of this machine",
+    "metrics.allocated._allocations": OVERSEEN,
+    "metrics.allocated._balances": OVERSEEN,
     "metrics.controlplane._device_seconds": FIGURE,
     "metrics.controlplane._queue_jobs": FIGURE,
     "metrics.controlplane._queue_wait": FIGURE,
+    "metrics.sampler._held": "who holds which GPU, to add readings to the right attempt",
+    "metrics.service.use_by": FIGURE,
+    "products.gather._products": "reports name verified products only, which are public",
+    "products.gather._served": FIGURE,
+    "products.history.histories": "the national indicator counts every product",
     "products.service.count_by_status": FIGURE,
     "products.artefacts._evidence_ids": FOUND_VISIBLE,
     "products.artefacts.duplicates": "every product is compared; of one that is not visible only that there is one",
     "products.artefacts.evidence": FOUND_VISIBLE,
     "products.artefacts.versions": FOUND_VISIBLE,
-    "products.history.histories": "the national indicator counts every product",
+    "products.chain._attempts": FOUND_VISIBLE,
     "products.history.import_products": "whether a short name is in use",
     "products.service._linked": FOUND_VISIBLE,
     "quota.service._locked": "the ledger's own work under row lock",
