@@ -19,10 +19,12 @@ from api.examples import EXAMPLES, POLICY_EXAMPLE
 from api.examples_registers import REGISTER_EXAMPLES
 from api.latency import Latency
 from api.limits import BodyLimit
+from api.product_examples import PRODUCT_EXAMPLES
 from api.routes import (
     files,
     health,
     idle,
+    indicators,
     jobs,
     localisation,
     opendata,
@@ -78,7 +80,7 @@ class _Application(FastAPI):
             problem = Problem.model_json_schema(ref_template="#/components/schemas/{model}")
             schemas |= problem.pop("$defs", {})
             schemas["Problem"] = problem
-            for name, example in {**EXAMPLES, **REGISTER_EXAMPLES}.items():
+            for name, example in {**EXAMPLES, **REGISTER_EXAMPLES, **PRODUCT_EXAMPLES}.items():
                 schemas[name]["example"] = example
             for path in ("/v1/policies", "/v1/policies/preview"):
                 policy = document["paths"][path]["post"]["requestBody"]["content"]
@@ -141,6 +143,7 @@ def create_app(
         localisation.router,
         reports.router,
         opendata.router,
+        indicators.router,
         health.router,
     ):
         app.include_router(router)

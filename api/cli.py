@@ -27,6 +27,7 @@ USAGE = """usage: kezek-server COMMAND [options]
   simulate    replay a trace of another cluster and print its figures
   replay      plan the journaled cycles again and compare
   kpi         print an indicator from the database
+  product     import products of before the platform with their decisions
   report      make a report from the database, or verify a report's file
   alive       say whether a process without a listener still works
 

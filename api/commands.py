@@ -236,24 +236,20 @@ def _replay(_options: argparse.Namespace, settings: Settings) -> int:
 
 
 def _kpi(options: argparse.Namespace, settings: Settings) -> int:
-    from api.kpi import indicator
+    from api.register_commands import run_kpi
 
-    document = indicator(_open(settings), options.indicator, clock.now())
-    if options.json:
-        _print(document)
-    else:
-        sys.stdout.write(f"{document['definition']}\n")
-        for year in document["years"]:
-            fact = (
-                "not begun"
-                if year["added"] is None
-                else f"{year['added']} added, {year['cumulative']} in all"
-            )
-            sys.stdout.write(f"{year['year']}: {fact}, target {year['target']}\n")
-    return 0
+    return run_kpi(options, settings, None if options.offline else _open(settings))
+
+
+def _product(options: argparse.Namespace, settings: Settings) -> int:
+    from api.register_commands import run_product
+
+    return run_product(options, _open(settings))
 
 
 def _parser() -> argparse.ArgumentParser:
+    from api.register_commands import add_kpi_arguments, add_product_arguments
+
     parser = argparse.ArgumentParser(prog="kezek-server")
     commands = parser.add_subparsers(dest="command", required=True)
 
@@ -290,8 +286,8 @@ def _parser() -> argparse.ArgumentParser:
     ledger.add_argument("action", choices=["verify"])
     add("replay", _replay, "Plan every journaled cycle again and compare.")
     kpi = add("kpi", _kpi, "Print an indicator from the database.")
-    kpi.add_argument("--indicator", type=int, choices=[2], required=True)
-    kpi.add_argument("--json", action="store_true")
+    add_kpi_arguments(kpi)
+    add_product_arguments(add("product", _product, "Import products of before the platform."))
     return parser
 
 

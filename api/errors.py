@@ -21,11 +21,12 @@ from starlette.exceptions import HTTPException
 from api import i18n
 from api.findings import Finding, of_refusal, of_validation
 from api.limits import BodyTooLargeError
+from products import errors as products
 from products import localisation
-from products import service as products
 from products.dossier import BadDocumentError
 from products.indicator import YearWithoutTargetError
-from products.kpi import FutureError
+from products.initiatives import FutureMeasurementError, InitiativeNotFoundError, InitiativeTakenError
+from products.kpi import BadInitiativeError, FutureError
 from products.registers_service import DossierConflictError, DossierNotFoundError
 from products.reports.archive import ReportNotFoundError
 from products.reports.build import NotOfferedError
@@ -83,15 +84,16 @@ class ErrorCode(StrEnum):
     AGENT_UNREACHABLE = "AGENT_UNREACHABLE"
     NOT_INDEPENDENT = "NOT_INDEPENDENT"
     JOBS_NOT_OF_PROJECT = "JOBS_NOT_OF_PROJECT"
+    DIGEST_MISMATCH = "DIGEST_MISMATCH"
     YEAR_WITHOUT_TARGET = "YEAR_WITHOUT_TARGET"
     BAD_DOCUMENT = "BAD_DOCUMENT"
     BAD_BOOKS = "BAD_BOOKS"
     BAD_PERIOD = "BAD_PERIOD"
     NO_PAYMENTS = "NO_PAYMENTS"
     RATE_MISSING = "RATE_MISSING"
-    FUTURE_PERIOD = "FUTURE_PERIOD"
     REPORT_NOT_OFFERED = "REPORT_NOT_OFFERED"
     RATE_LIMITED = "RATE_LIMITED"
+    IN_FUTURE = "IN_FUTURE"
     UNAVAILABLE = "UNAVAILABLE"
     INTERNAL = "INTERNAL"
 
@@ -129,15 +131,16 @@ STATUS: Final[Mapping[ErrorCode, int]] = {
     ErrorCode.BUNDLE_INVALID: 422,
     ErrorCode.BUNDLE_MISSING: 422,
     ErrorCode.JOBS_NOT_OF_PROJECT: 422,
+    ErrorCode.DIGEST_MISMATCH: 422,
     ErrorCode.YEAR_WITHOUT_TARGET: 422,
     ErrorCode.BAD_DOCUMENT: 422,
     ErrorCode.BAD_BOOKS: 422,
     ErrorCode.BAD_PERIOD: 422,
     ErrorCode.NO_PAYMENTS: 422,
     ErrorCode.RATE_MISSING: 422,
-    ErrorCode.FUTURE_PERIOD: 422,
     ErrorCode.REPORT_NOT_OFFERED: 422,
     ErrorCode.RATE_LIMITED: 429,
+    ErrorCode.IN_FUTURE: 422,
     ErrorCode.INTERNAL: 500,
     ErrorCode.AGENT_UNREACHABLE: 503,
     ErrorCode.UNAVAILABLE: 503,
@@ -321,8 +324,17 @@ _TRANSLATIONS: Final[tuple[tuple[tuple[type[Exception], ...], _Convert], ...]] =
     ((BundleRefusedError,), _bundle),
     ((PolicyError,), _policy),
     ((PolicyExistsError, tenants.TakenError, products.ProductTakenError), _fixed(ErrorCode.CONFLICT)),
-    ((products.ProductStateError,), _fixed(ErrorCode.CONFLICT)),
+    ((products.ProductStateError, products.NotDueError), _fixed(ErrorCode.CONFLICT)),
+    (
+        (products.SectorFixedError, products.JobUnlinkedError, InitiativeTakenError),
+        _fixed(ErrorCode.CONFLICT),
+    ),
     ((tenants.NotFoundError, JobNotFoundError, ActNotFoundError, products.ProductNotFoundError), _not_found),
+    ((products.JobNotLinkedError, InitiativeNotFoundError), _fixed(ErrorCode.NOT_FOUND)),
+    ((products.NoSuchFileError,), _fixed(ErrorCode.OUTPUT_NOT_FOUND)),
+    ((products.DigestMismatchError,), _fixed(ErrorCode.DIGEST_MISMATCH)),
+    ((products.TooManyJobsError, BadInitiativeError), _fixed(ErrorCode.VALIDATION)),
+    ((FutureError, FutureMeasurementError), _fixed(ErrorCode.IN_FUTURE)),
     ((tenants.UnsuitableError,), _unsuitable),
     ((IdentifierError,), _fixed(ErrorCode.BAD_BIN)),
     ((products.NotIndependentError,), _fixed(ErrorCode.NOT_INDEPENDENT)),
@@ -333,7 +345,6 @@ _TRANSLATIONS: Final[tuple[tuple[tuple[type[Exception], ...], _Convert], ...]] =
     ((localisation.MissingRateError,), _fixed(ErrorCode.RATE_MISSING)),
     ((localisation.PeriodError, localisation.NotInForceError), _fixed(ErrorCode.BAD_PERIOD)),
     ((localisation.LocalisationError,), _fixed(ErrorCode.BAD_BOOKS)),
-    ((FutureError,), _fixed(ErrorCode.FUTURE_PERIOD)),
     ((NotOfferedError,), _fixed(ErrorCode.REPORT_NOT_OFFERED)),
     ((DossierConflictError,), _fixed(ErrorCode.CONFLICT)),
     ((DossierNotFoundError, ReportNotFoundError), _fixed(ErrorCode.NOT_FOUND)),

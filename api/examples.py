@@ -17,8 +17,6 @@ _PROJECT_ID: Final = "0f0a4f1e-6a0e-4c6e-9d4c-3a1c5e1b7a02"
 _USER_ID: Final = "0f0a4f1e-6a0e-4c6e-9d4c-3a1c5e1b7a03"
 _GRANT_ID: Final = "0f0a4f1e-6a0e-4c6e-9d4c-3a1c5e1b7a04"
 _CREDENTIAL_ID: Final = "0f0a4f1e-6a0e-4c6e-9d4c-3a1c5e1b7a05"
-_PRODUCT_ID: Final = "0f0a4f1e-6a0e-4c6e-9d4c-3a1c5e1b7a06"
-_REVIEWER_ID: Final = "0f0a4f1e-6a0e-4c6e-9d4c-3a1c5e1b7a07"
 _BUNDLE: Final = "5d41402abc4b2a76b9719d911017c592ae2f1b7c0d3e4f5a6b7c8d9e0f1a2b3c"
 _FILE: Final = "9f86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822cd15d6c15b0f00a08"
 _GPUS: Final = ["GPU-6b1f0c52-0000-4000-8000-000000000000", "GPU-6b1f0c52-0000-4000-8000-000000000001"]
@@ -30,7 +28,6 @@ _NAME: Final = {
     "ru": "Технический университет «Жетіген»",
     "en": "Zhetigen Technical University",
 }
-_PRODUCT_NAME: Final = {"kk": "Цифр танығыш", "ru": "Распознаватель цифр", "en": "Digit reader"}
 _GROUND: Final = {"kind": "order", "body": "authorised body", "number": "EXAMPLE-12", "date": "2025-12-26"}
 _POLICY: Final = {
     "policy": {
@@ -235,45 +232,6 @@ _NODE: Final = {
 }
 _CELL: Final = {"name": "education", "busy": 2, "running": 1, "pending": 3}
 
-_EVIDENCE_FILE: Final = {key: _OUTPUT[key] for key in ("attempt_id", "rank", "path", "size_bytes", "sha256")}
-_EVIDENCE_JOB: Final = {
-    "job_id": 17,
-    "state": "COMPLETED",
-    "gpu_seconds": 176,
-    "finished_at": _ENDED,
-    "is_counted": True,
-    "files": [_EVIDENCE_FILE],
-}
-_PRODUCT_IN: Final = {
-    "slug": "digit-reader",
-    "project": "digit-reading",
-    "name": _PRODUCT_NAME,
-    "description": "Reads digits of water meters.",
-    "sector": "water-supply",
-    "stage": "prototype",
-    "started_on": "2026-02-01",
-    "jobs": [17],
-}
-_PRODUCT: Final = {
-    **{key: value for key, value in _PRODUCT_IN.items() if key not in {"project", "jobs"}},
-    "id": _PRODUCT_ID,
-    "organisation_id": _ORGANISATION_ID,
-    "project_id": _PROJECT_ID,
-    "status": "verified",
-    "author_id": _USER_ID,
-    "registered_at": "2026-03-03T08:00:00Z",
-    "verified_by": _REVIEWER_ID,
-    "verified_at": "2026-03-05T11:30:00Z",
-    "return_note": None,
-}
-_YEAR: Final = {"year": 2026, "target": 10, "added": 1, "cumulative": 1}
-_COUNTED: Final = {
-    "product_id": _PRODUCT_ID,
-    "slug": "digit-reader",
-    "held_at": "2026-03-05T11:30:00Z",
-    "year": 2026,
-}
-
 _FINDING: Final = {"place": "body.gpus", "message": "Input should be greater than or equal to 1"}
 _CHECK: Final = {"is_ready": True, "reason": "epoch 3"}
 
@@ -289,12 +247,9 @@ EXAMPLES: Final[Mapping[str, object]] = {
     "CellOut": _CELL,
     "CheckOut": _CHECK,
     "ClusterOut": {"is_simulated": True, **_IN_USE, "nodes": [_NODE]},
-    "CountedOut": _COUNTED,
     **PLANNING,
     "EventOut": _EVENT,
     "EventsOut": {"items": [_EVENT], "next_after": None},
-    "EvidenceFileOut": _EVIDENCE_FILE,
-    "EvidenceJobOut": _EVIDENCE_JOB,
     "FindingOut": _FINDING,
     "GrantIn": {
         "project": "digit-reading",
@@ -312,19 +267,6 @@ EXAMPLES: Final[Mapping[str, object]] = {
         "digest": _BUNDLE,
         "queues": [_QUEUE_USE],
     },
-    "IndicatorOut": {
-        "indicator": 2,
-        "unit": "products",
-        "definition": "AI products developed on the supercomputer's resources.",
-        "ambiguity": "The Concept does not say whether the target is per year or cumulative; both are shown.",
-        "source": "AI Concept 2024-2029",
-        "as_of": "2026-04-01T00:00:00Z",
-        "years": [_YEAR],
-        "counted": [_COUNTED],
-        "unverified": 0,
-        "without_evidence": 0,
-    },
-    "IndicatorYearOut": _YEAR,
     "IssuedTokenOut": {
         "id": _CREDENTIAL_ID,
         "secret": "kzk_example_shown_once",
@@ -360,14 +302,13 @@ EXAMPLES: Final[Mapping[str, object]] = {
         "wait_median_s": 2,
         "wait_p95_s": 40,
         "started_24h": 12,
-        "products": {"submitted": 0, "verified": 1, "returned": 0},
+        "products": {"submitted": 0, "verified": 1, "returned": 0, "withdrawn": 0},
     },
     "PageOut_AttemptOut_": _page(_ATTEMPT),
     "PageOut_GrantOut_": _page(_GRANT),
     "PageOut_JobOut_": _page(_JOB),
     "PageOut_OrganisationOut_": _page(_ORGANISATION),
     "PageOut_OutputOut_": _page(_OUTPUT),
-    "PageOut_ProductOut_": _page(_PRODUCT),
     "PageOut_ProjectOut_": _page(_PROJECT),
     "PageOut_TokenOut_": _page(_TOKEN),
     "PageOut_UserOut_": _page(_USER),
@@ -383,9 +324,6 @@ EXAMPLES: Final[Mapping[str, object]] = {
         "errors": [_FINDING],
         "numbers": {},
     },
-    "ProductDetailOut": {**_PRODUCT, "evidence": [_EVIDENCE_JOB]},
-    "ProductIn": _PRODUCT_IN,
-    "ProductOut": _PRODUCT,
     "ProjectIn": {"organisation": "zhetigen-university", "slug": "digit-reading", "programme": None},
     "ProjectOut": _PROJECT,
     "ProjectStatusIn": {"status": "suspended"},

@@ -39,6 +39,9 @@ POLL_S: Final = 0.25
 SEAL_DEADLINE_S: Final = 15
 """The sealer is about a second behind; a busy machine may take longer."""
 
+HOUR_S: Final = 3600
+"""GPU-seconds that the published evidence rule asks of one job."""
+
 REVIEWER: Final = "example-reviewer"
 """The user that verifies the example product; of no organisation, so of nobody's own."""
 
@@ -361,7 +364,10 @@ def _check(stage: _Stage, job: _Job) -> list[str]:
 
 
 def _product(stage: _Stage, product: Document, jobs: Mapping[str, _Job], say: Say) -> list[str]:
-    """Register the product with its jobs, have it verified by a reviewer, and look at indicator 2."""
+    """Register the product, have it verified by a reviewer, and look at the verdict and at indicator 2.
+
+    The rule is the published one: a job of seconds is no evidence, and the play says so instead of bending the rule.
+    """
     project = product["project"]
     slug = f"{project}-{uuid.uuid4().hex[:8]}"
     stage.must(
@@ -374,19 +380,31 @@ def _product(stage: _Stage, product: Document, jobs: Mapping[str, _Job], say: Sa
             "name": product["name"],
             "sector": "education",
             "stage": "prototype",
+            "ai_kind": "vision",
             "started_on": clock.now().astimezone(clock.ALMATY).date().isoformat(),
             "jobs": [jobs[name].id for name in product["jobs"]],
         },
     )
     reviewer = _user(stage, REVIEWER, None, "reviewer", None)
     stage.must("POST", f"/v1/products/{slug}/verify", token=reviewer)
+    verdict = stage.must("GET", f"/v1/products/{slug}/verdict")
+    held = {entry["condition"]: entry for entry in verdict["conditions"]}
+    has_hours = max(int(jobs[name].view["gpu_seconds"]) for name in product["jobs"]) >= HOUR_S
+    failing = {name for name, entry in held.items() if not entry["holds"]}
+    problems = []
+    if failing != (set() if has_hours else {"gpu-hours"}):
+        problems.append(
+            f"product {slug}: conditions that do not hold: {', '.join(sorted(failing)) or 'none'}"
+        )
+    say(f"  product {slug} verified (simulated); {held['gpu-hours']['text']}")
     kpi = stage.must("GET", "/v1/kpi/indicators/2")
     year = clock.now().astimezone(clock.ALMATY).year
     this_year = next((entry for entry in kpi["years"] if entry["year"] == year), None)
-    if this_year is None or this_year["added"] < 1:
-        return [f"indicator 2 of {year} does not count the product {slug}"]
+    is_counted = slug in {entry["slug"] for entry in kpi["counted"]}
+    if this_year is None or this_year["added"] is None or is_counted != has_hours:
+        return [*problems, f"indicator 2 of {year} and the verdict on product {slug} differ"]
     say(
-        f"  product {slug} verified; indicator 2 of {year}: {this_year['added']} added, "
-        f"{this_year['cumulative']} in all, target {this_year['target']}"
+        f"  indicator 2 of {year}: {this_year['added']} added, {this_year['cumulative']} in all, "
+        f"target {this_year['target']}"
     )
-    return []
+    return problems

@@ -12,8 +12,6 @@ from uuid import UUID
 from pydantic import AfterValidator, AwareDatetime, BaseModel, ConfigDict, Field, StringConstraints
 
 from api.limits import DEFAULT_PAGE, MAX_ID, MAX_PAGE, MAX_WAIT_S
-from products.model import Stage
-from products.service import MAX_JOBS
 from quota.model import GroundKind
 from quota.service import MAX_GRANTED_S
 from scheduler.acts import MAX_REASON_CHARS
@@ -288,21 +286,6 @@ class WindowIn(Body):
     from_at: InstantIn
     to_at: InstantIn
     reason: Reason
-
-
-class ProductIn(Body):
-    """A product to be registered; it is submitted for review at once."""
-
-    slug: Slug
-    project: Slug
-    name: Names
-    description: Prose = ""
-    sector: Sector
-    stage: Stage
-    started_on: date
-    jobs: list[JobNumber] = Field(
-        default=[], max_length=MAX_JOBS, description="Jobs of the project that the product was built by."
-    )
 
 
 class ReturnIn(Body):

@@ -9,8 +9,8 @@ Because only facts up to an instant decide about it, an earlier as-of is never r
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
-from datetime import datetime
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
 from enum import StrEnum
 from typing import Final
 
@@ -50,7 +50,10 @@ class Reviewed:
 
 @dataclass(frozen=True, slots=True)
 class Described:
-    """What the entry said of the product from this instant on."""
+    """What the entry said of the product from this instant on.
+
+    Said of a verified product, what is less holds at once; what is more holds once a reviewer has verified it again.
+    """
 
     at: datetime
     stage: Stage
@@ -135,6 +138,27 @@ class Span:
 
 
 @dataclass(frozen=True, slots=True)
+class Standing:
+    """What the conditions were judged by.
+
+    Args:
+        review: the last review, None before the first.
+        verified_at: the last verification, None before the first.
+        stage: of the product, as far as a reviewer has seen it.
+        uses_ai: whether it uses AI, as far as a reviewer has seen it.
+        longest_job: the successful job with the most GPU time, None without one.
+        longest_s: that time [device-seconds].
+    """
+
+    review: Review | None
+    verified_at: datetime | None
+    stage: Stage | None
+    uses_ai: bool
+    longest_job: int | None
+    longest_s: int
+
+
+@dataclass(frozen=True, slots=True)
 class Verdict:
     """A product at an instant.
 
@@ -144,6 +168,8 @@ class Verdict:
         rule: version it is judged by, None before the first rule.
         conditions: every condition, held or not.
         spans: when it counted, up to `as_of`, oldest first.
+        standing: what the conditions were judged by.
+        review_due_at: when its verification is to be renewed, None while it is not verified.
     """
 
     history: History
@@ -151,6 +177,13 @@ class Verdict:
     rule: str | None
     conditions: tuple[Held, ...]
     spans: tuple[Span, ...]
+    standing: Standing
+    review_due_at: datetime | None
+
+    @property
+    def is_review_overdue(self) -> bool:
+        """Whether its verification should have been renewed by `as_of`."""
+        return self.review_due_at is not None and self.review_due_at <= self.as_of
 
     @property
     def counts(self) -> bool:
@@ -168,29 +201,46 @@ class _State:
     """What the facts so far say."""
 
     review: Review | None = None
+    verified_at: datetime | None = None
     stage: Stage | None = None
     uses_ai: bool = False
-    jobs: dict[int, int] | None = None
+    said_stage: Stage | None = None
+    said_ai: bool = False
+    jobs: dict[int, int] = field(default_factory=dict)
 
     def take(self, fact: Fact) -> None:
-        jobs = self.jobs = {} if self.jobs is None else self.jobs
+        jobs = self.jobs
         match fact:
-            case Reviewed(review=review):
+            case Reviewed(at=at, review=review):
                 self.review = review
-            case Described(stage=stage, uses_ai=uses_ai):
-                self.uses_ai = uses_ai
-                if stage is not Stage.RETIRED:
-                    self.stage = stage
+                if review is Review.VERIFIED:
+                    self.verified_at = at
+                    self.stage, self.uses_ai = self.said_stage, self.said_ai
+            case Described():
+                self._describe(fact)
             case Trained(job_id=job_id, gpu_seconds=gpu_seconds):
                 jobs[job_id] = gpu_seconds
             case EvidenceLost(job_id=job_id):
                 jobs.pop(job_id, None)
 
+    def _describe(self, fact: Described) -> None:
+        self.said_ai = fact.uses_ai
+        if fact.stage is not Stage.RETIRED:
+            self.said_stage = fact.stage
+        is_seen = self.review is not Review.VERIFIED
+        self.uses_ai = self.said_ai and (is_seen or self.uses_ai)
+        if is_seen or _rank(self.said_stage) < _rank(self.stage):
+            self.stage = self.said_stage
+
+    def standing(self) -> Standing:
+        longest = max(self.jobs.items(), key=lambda item: (item[1], -item[0]), default=(None, 0))
+        return Standing(self.review, self.verified_at, self.stage, self.uses_ai, *longest)
+
     def conditions(self, rule: EvidenceRule | None) -> tuple[Held, ...]:
         if rule is None:
             return (Held(Condition.RULE_IN_FORCE, holds=False),)
-        longest_s = max((self.jobs or {}).values(), default=0)
-        is_far = self.stage is not None and STAGES.index(self.stage) >= STAGES.index(rule.min_stage)
+        longest_s = max(self.jobs.values(), default=0)
+        is_far = _rank(self.stage) >= _rank(rule.min_stage)
         return (
             Held(Condition.RULE_IN_FORCE, holds=True),
             Held(Condition.VERIFIED, self.review is Review.VERIFIED),
@@ -232,8 +282,18 @@ def judge(history: History, rules: Sequence[EvidenceRule], as_of: datetime) -> V
         elif failed and is_open:
             spans[-1] = Span(spans[-1].since, at, spans[-1].rule, failed)
     rule = own or rule_in_force(rules, as_of)
+    standing = state.standing()
+    due_at = None
+    if rule is not None and standing.review is Review.VERIFIED and standing.verified_at is not None:
+        due_at = standing.verified_at + timedelta(days=rule.reverify_days)
     return Verdict(
-        history, as_of, None if rule is None else rule.version, state.conditions(rule), tuple(spans)
+        history=history,
+        as_of=as_of,
+        rule=None if rule is None else rule.version,
+        conditions=state.conditions(rule),
+        spans=tuple(spans),
+        standing=standing,
+        review_due_at=due_at,
     )
 
 
@@ -247,3 +307,8 @@ def judge_all(
     """
     verdicts = (judge(history, rules, as_of) for history in histories)
     return tuple(sorted(verdicts, key=lambda verdict: verdict.history.slug))
+
+
+def _rank(stage: Stage | None) -> int:
+    """Place of a stage; below every other where none is known."""
+    return -1 if stage is None else STAGES.index(stage)

@@ -13,14 +13,17 @@ from store.base import Base, type_instant
 
 
 class ProductFactRow(Base):
-    """What an entry said of its product from an instant on, or that it was withdrawn. Append-only.
+    """What an entry said of its product from an instant on, that it was withdrawn, or that a job was unlinked.
+
+    Append-only.
 
     Verifications and returns are in the journal, jobs in `product_jobs`: nothing is written twice.
     """
 
     __tablename__ = "product_facts"
     __table_args__ = (
-        CheckConstraint("kind IN ('described', 'withdrawn')", name="kind"),
+        CheckConstraint("kind IN ('described', 'withdrawn', 'unlinked')", name="kind"),
+        CheckConstraint("(kind = 'unlinked') = (job_id IS NOT NULL)", name="unlinked"),
         CheckConstraint(
             "(kind = 'described') = (stage IS NOT NULL AND uses_ai IS NOT NULL)", name="described"
         ),
@@ -34,6 +37,7 @@ class ProductFactRow(Base):
     stage: Mapped[str | None] = mapped_column(Text)
     uses_ai: Mapped[bool | None]
     programme: Mapped[str | None] = mapped_column(Text)
+    job_id: Mapped[int | None] = mapped_column(ForeignKey("jobs.id"))
 
 
 class ImportedProductRow(Base):

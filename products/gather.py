@@ -90,9 +90,9 @@ def gather(
     others = history.imported(session)
     years = [each for each in sorted(TARGETS) if each <= min(year, as_of.astimezone(ALMATY).year)]
     figures = [indicator_2(judged, others, each, as_of) for each in years]
-    contributions: tuple[Contribution, ...] = ()
+    given: tuple[Contribution, ...] = ()
     if year in years:
-        contributions = (
+        given = (
             contribution_7(served, year, as_of),
             contribution_8([(verdict, _stage(verdict)) for verdict in judged], year, as_of),
         )
@@ -101,7 +101,7 @@ def gather(
         starts_on=starts_on,
         ends_on=ends_on,
         as_of=as_of,
-        is_simulated=bool(session.scalar(select(func.bool_or(NodeRow.is_simulated)))),
+        is_simulated=is_simulated(session),
         startups=len({name for name, category, _ in served if category is Category.STARTUP}),
         universities=len({name for name, category, _ in served if category is Category.UNIVERSITY}),
         sectors=tuple(
@@ -132,11 +132,28 @@ def gather(
         ),
         contributions=tuple(
             ContributionLine(7 if each.indicator == 7 else 8, each.year, each.target, each.count)  # noqa: PLR2004 - its number
-            for each in contributions
+            for each in given
         ),
         products=_products(session, counting),
         initiatives=_initiatives(session, as_of),
     )
+
+
+def contributions(session: Session, year: int, as_of: datetime) -> tuple[Contribution, Contribution]:
+    """The platform's contribution to the national indicators 7 and 8 in a year.
+
+    Raises:
+        YearWithoutTargetError: no target for the year.
+        FutureError: the year has not begun at `as_of`.
+    """
+    span = _Span(_midnight(date(year, 1, 1)), _midnight(date(year + 1, 1, 1)), as_of)
+    judged = [(verdict, _stage(verdict)) for verdict in history.verdicts(session, as_of)]
+    return contribution_7(_served(session, span), year, as_of), contribution_8(judged, year, as_of)
+
+
+def is_simulated(session: Session) -> bool:
+    """Whether a node of the platform is simulated, so that its figures are."""
+    return bool(session.scalar(select(func.bool_or(NodeRow.is_simulated))))
 
 
 def issue(session: Session, report: KpiReport, *, actor: str, at: datetime) -> str:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import csv
-from collections.abc import Iterable
+import re
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from datetime import date, datetime
 from io import StringIO
@@ -14,27 +15,41 @@ from uuid import UUID
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
-from products.evidence import Described, Fact, History, Review, Reviewed, Trained, Verdict, judge_all
+from products.evidence import (
+    Described,
+    EvidenceLost,
+    Fact,
+    History,
+    Review,
+    Reviewed,
+    Trained,
+    Verdict,
+    judge_all,
+)
 from products.evidence_tables import (
     ImportedProductRow,
     InitiativeMeasurementRow,
     InitiativeRow,
     ProductFactRow,
 )
-from products.kpi import Direction, Imported, Indicator2, Initiative, Measurement, indicator_2
-from products.model import Product, ProductId, Stage
+from products.kpi import Imported, Indicator2, Initiative, Measurement, indicator_2
+from products.model import Direction, Product, ProductId, Stage
 from products.rules import EvidenceRule, parse_rules
 from products.tables import ProductJobRow, ProductRow
 from quota.model import Ground, GroundKind
 from scheduler.model import JobState
 from scheduler.tables import JobRow
 from store import journal
+from store.clock import ALMATY
 from store.tables import JournalRow
 from tenants.model import Category, Sector
 from tenants.tables import OrganisationRow
 
 MAX_IMPORT_ROWS: Final = 500
 """Products of one import [count]: two years' targets are 15."""
+
+MAX_IMPORT_CHARS: Final = 1_000_000
+"""Length of an import [characters]: two thousand of each row."""
 
 IMPORT_COLUMNS: Final = (
     "slug",
@@ -50,6 +65,7 @@ IMPORT_COLUMNS: Final = (
 """Header of the CSV that products of 2025-2026 are imported from."""
 
 _RULES: Final = Path(__file__).with_name("evidence_rules.yaml")
+_SLUG: Final = re.compile(r"[a-z0-9][a-z0-9-]{0,62}")
 _REVIEWS: Final = {"product.verified": Review.VERIFIED, "product.returned": Review.RETURNED}
 
 
@@ -104,18 +120,22 @@ def import_products(session: Session, text: str, *, actor: str, at: datetime) ->
     Raises:
         BadImportError: a header or a row that cannot be taken, or one that is there already.
     """
-    reader = csv.DictReader(StringIO(text))
-    if tuple(reader.fieldnames or ()) != IMPORT_COLUMNS:
-        raise BadImportError(1, f"the header must be {','.join(IMPORT_COLUMNS)}")
-    known = set(session.scalars(select(ImportedProductRow.slug)))
+    if len(text) > MAX_IMPORT_CHARS:
+        raise BadImportError(1, f"the file has more than {MAX_IMPORT_CHARS} characters; split it")
+    # A name of the register stands for one product, whether it was imported or built here.
+    known = set(session.scalars(select(ImportedProductRow.slug))) | set(
+        session.scalars(select(ProductRow.slug))
+    )
     rows: list[ImportedProductRow] = []
-    for line, row in enumerate(reader, start=2):
+    for line, row in _lines(text):
         if len(rows) == MAX_IMPORT_ROWS:
             raise BadImportError(line, f"more than {MAX_IMPORT_ROWS} products; split the file")
         rows.append(_imported(line, row, at))
         if rows[-1].slug in known:
-            raise BadImportError(line, f"product {rows[-1].slug} is imported already; remove the line")
+            raise BadImportError(line, f"product {rows[-1].slug} is there already; remove the line")
         known.add(rows[-1].slug)
+    if not rows:
+        raise BadImportError(2, "there is no product in the file")
     session.add_all(rows)
     for made in rows:
         data: dict[str, object] = {"counted_on": made.counted_on.isoformat()}
@@ -136,9 +156,11 @@ def histories(session: Session, as_of: datetime) -> tuple[History, ...]:
         .join(OrganisationRow, OrganisationRow.id == ProductRow.organisation_id)
         .where(ProductRow.registered_at <= as_of)
     ).all()
-    for row, _ in products:
-        # The entry itself does not say that its product uses AI: that counts once it is stated.
-        facts[row.id] = [Described(row.registered_at, Stage(row.stage), uses_ai=False)]
+    reviews = session.scalars(select(JournalRow).where(JournalRow.kind.in_(_REVIEWS)).order_by(JournalRow.id))
+    reviewed: dict[UUID, list[Reviewed]] = {}
+    for record in reviews:
+        product_id = UUID(record.subject.removeprefix("product:"))
+        reviewed.setdefault(product_id, []).append(Reviewed(record.at, _REVIEWS[record.kind]))
     links = session.execute(
         select(
             ProductJobRow.product_id,
@@ -151,18 +173,17 @@ def histories(session: Session, as_of: datetime) -> tuple[History, ...]:
         .where(JobRow.state == JobState.COMPLETED.value)
     )
     for product_id, linked_at, job_id, finished_at, gpu_seconds in links:
-        if finished_at is not None:
-            trained = Trained(max(linked_at, finished_at), job_id, gpu_seconds)
+        seen_at = _seen_at(linked_at, reviewed.get(product_id, ()))
+        if finished_at is not None and seen_at is not None:
+            trained = Trained(max(seen_at, finished_at), job_id, gpu_seconds)
             facts.setdefault(product_id, []).append(trained)
-    reviews = session.scalars(select(JournalRow).where(JournalRow.kind.in_(_REVIEWS)).order_by(JournalRow.id))
-    for record in reviews:
-        product_id = UUID(record.subject.removeprefix("product:"))
-        facts.setdefault(product_id, []).append(Reviewed(record.at, _REVIEWS[record.kind]))
     for fact in session.scalars(
         select(ProductFactRow).where(ProductFactRow.at <= as_of).order_by(ProductFactRow.id)
     ):
-        if fact.stage is None or fact.uses_ai is None:
-            facts.setdefault(fact.product_id, []).append(Reviewed(fact.at, Review.WITHDRAWN))
+        if fact.job_id is not None:
+            facts.setdefault(fact.product_id, []).append(EvidenceLost(fact.at, fact.job_id))
+        elif fact.stage is None or fact.uses_ai is None:
+            reviewed.setdefault(fact.product_id, []).append(Reviewed(fact.at, Review.WITHDRAWN))
         else:
             facts.setdefault(fact.product_id, []).append(Described(fact.at, Stage(fact.stage), fact.uses_ai))
             programmes[fact.product_id] = fact.programme
@@ -173,7 +194,9 @@ def histories(session: Session, as_of: datetime) -> tuple[History, ...]:
             sector=Sector(row.sector),
             category=Category(category),
             programme=programmes.get(row.id),
-            facts=tuple(fact for fact in facts[row.id] if fact.at <= as_of),
+            facts=tuple(
+                fact for fact in (*facts.get(row.id, ()), *reviewed.get(row.id, ())) if fact.at <= as_of
+            ),
         )
         for row, category in products
     )
@@ -227,6 +250,30 @@ def initiatives(session: Session, as_of: datetime) -> tuple[Initiative, ...]:
     )
 
 
+def _seen_at(linked_at: datetime, reviewed: Iterable[Reviewed]) -> datetime | None:
+    """When a link began to be evidence: at once, or, added to a verified product, with its next review."""
+    is_verified = False
+    for each in sorted(reviewed, key=lambda review: review.at):
+        if each.at < linked_at:
+            is_verified = each.review is Review.VERIFIED
+        elif is_verified:
+            return each.at
+    return None if is_verified else linked_at
+
+
+def _lines(text: str) -> Iterator[tuple[int, dict[str, str]]]:
+    reader = csv.DictReader(StringIO(text), strict=True)
+    try:
+        if tuple(reader.fieldnames or ()) != IMPORT_COLUMNS:
+            raise BadImportError(1, f"the header must be {','.join(IMPORT_COLUMNS)}")
+        for row in reader:
+            if len(row) != len(IMPORT_COLUMNS) or None in row.values():
+                raise BadImportError(reader.line_num, f"a row has {len(IMPORT_COLUMNS)} values")
+            yield reader.line_num, row
+    except csv.Error as error:
+        raise BadImportError(reader.line_num, f"is no CSV: {error}") from error
+
+
 def _imported(line: int, row: dict[str, str], at: datetime) -> ImportedProductRow:
     try:
         decision = Ground(
@@ -238,6 +285,10 @@ def _imported(line: int, row: dict[str, str], at: datetime) -> ImportedProductRo
         made = Imported(row["slug"].strip(), date.fromisoformat(row["counted_on"]), decision, at)
     except (ValueError, TypeError, AttributeError) as error:
         raise BadImportError(line, str(error)) from error
+    if _SLUG.fullmatch(made.slug) is None:
+        raise BadImportError(line, f"{made.slug!r} is no slug; write small Latin letters, digits and hyphens")
+    if made.counted_on > at.astimezone(ALMATY).date():
+        raise BadImportError(line, f"{made.counted_on} lies in the future; import what was decided to count")
     name = {language: row[f"name_{language}"].strip() for language in ("kk", "ru", "en")}
     if not (made.slug and decision.body and decision.number and all(name.values())):
         raise BadImportError(

@@ -14,7 +14,7 @@ from typing import Final
 
 from products.evidence import Verdict
 from products.indicator import ALMATY, TARGETS, YearWithoutTargetError
-from products.model import Stage
+from products.model import Direction, Stage
 from quota.model import Ground
 from tenants.model import Category, Sector
 
@@ -241,21 +241,6 @@ def contribution_8(verdicts: Iterable[tuple[Verdict, Stage]], year: int, as_of: 
         and starts_at <= verdict.counted_at < ends_at
     )
     return Contribution(8, year, TARGETS[year], len(names), tuple(names), is_ambiguous=False)
-
-
-class Direction(StrEnum):
-    """Directions of the Digital Qazaqstan strategy. Source: its presentation of 26 November 2025."""
-
-    PUBLIC_SERVICES = "public-services"
-    HEALTH_CARE = "health-care"
-    EDUCATION_AND_LABOUR = "education-and-labour"
-    ECONOMY = "economy"
-    DATA = "data"
-    CYBERSECURITY = "cybersecurity"
-    ROBOTICS = "robotics"
-    INFRASTRUCTURE = "infrastructure"
-    REGULATION = "regulation"
-    STARTUPS = "startups"
 
 
 class Progress(StrEnum):

@@ -1,4 +1,4 @@
-"""Frozen values of the products room: products, the evidence they rest on, indicator 2."""
+"""Frozen values of the products room: what the register says of a product, and the evidence it rests on."""
 
 from __future__ import annotations
 
@@ -24,32 +24,136 @@ class Stage(StrEnum):
 
 
 class ProductStatus(StrEnum):
-    """What the register's reviewers say of a product."""
+    """Where an entry stands in its life."""
 
+    DRAFT = "draft"
     SUBMITTED = "submitted"
     VERIFIED = "verified"
     RETURNED = "returned"
+    WITHDRAWN = "withdrawn"
+
+
+class Direction(StrEnum):
+    """Directions of the Digital Qazaqstan strategy. Source: its presentation of 26 November 2025."""
+
+    PUBLIC_SERVICES = "public-services"
+    HEALTH_CARE = "health-care"
+    EDUCATION_AND_LABOUR = "education-and-labour"
+    ECONOMY = "economy"
+    DATA = "data"
+    CYBERSECURITY = "cybersecurity"
+    ROBOTICS = "robotics"
+    INFRASTRUCTURE = "infrastructure"
+    REGULATION = "regulation"
+    STARTUPS = "startups"
+
+
+class AiKind(StrEnum):
+    """What kind of AI a product uses, by what it works on."""
+
+    LANGUAGE = "language"
+    SPEECH = "speech"
+    VISION = "vision"
+    MULTIMODAL = "multimodal"
+    FORECASTING = "forecasting"
+    RECOMMENDATION = "recommendation"
+    OPTIMISATION = "optimisation"
+    ROBOTICS = "robotics"
+    OTHER = "other"
+
+
+class BuiltOn(StrEnum):
+    """What model a product builds on."""
+
+    KAZLLM = "kazllm"
+    OWN_MODEL = "own-model"
+    OPEN_MODEL = "open-model"
+    COMMERCIAL_MODEL = "commercial-model"
+    NONE = "none"
 
 
 @dataclass(frozen=True, slots=True)
-class Product:
-    """An AI product of a project. `name` holds the keys kk, ru, en."""
+class DataSet:
+    """Data a product was made with.
+
+    Args:
+        id: its identifier where it is kept, such as a catalogue's number or an address.
+        digest: SHA-256 (hex) of what was used, None where none is kept.
+        licence: the terms it may be used under, such as "CC-BY-4.0".
+    """
+
+    id: str
+    digest: str | None
+    licence: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Entry:
+    """What the project says of its product.
+
+    Args:
+        name: by the keys kk, ru, en.
+        description: what it does.
+        sector: of the economy it serves.
+        stage: how far it has come.
+        started_on: day its making began.
+        direction: of the Digital Qazaqstan strategy, None where none is named.
+        ai_kind: kind of AI it uses; None: it is not said that it uses any.
+        builds_on: models it builds on.
+        links: addresses where it can be seen.
+        users: who uses it, and how many.
+        programme: acceleration programme, None without one.
+        authors: names of those who made it; personal, so not for everybody.
+        data_sets: data it was made with.
+    """
+
+    name: dict[str, str]
+    description: str
+    sector: Sector
+    stage: Stage
+    started_on: date
+    direction: Direction | None = None
+    ai_kind: AiKind | None = None
+    builds_on: tuple[BuiltOn, ...] = ()
+    links: tuple[str, ...] = ()
+    users: str = ""
+    programme: str | None = None
+    authors: tuple[str, ...] = ()
+    data_sets: tuple[DataSet, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Product(Entry):
+    """A product of the register.
+
+    `changed_at` is when its project last changed what it says of it; `verified_at` the last verification.
+    """
 
     id: ProductId
     slug: str
     organisation_id: OrganisationId
     project_id: ProjectId
-    name: dict[str, str]
-    description: str
-    sector: Sector
-    stage: Stage
     status: ProductStatus
-    started_on: date
     author_id: UserId
     registered_at: datetime
+    changed_at: datetime
     verified_by: UserId | None
     verified_at: datetime | None
     return_note: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class ModelVersion:
+    """A version of a product's model: a file a job kept, with the digest its agent computed."""
+
+    version: str
+    job_id: int
+    attempt_id: str
+    rank: int
+    path: str | None
+    size_bytes: int
+    digest: str
+    linked_at: datetime
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,57 +180,3 @@ class EvidenceJob:
     finished_at: datetime | None
     is_counted: bool
     files: tuple[EvidenceFile, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class Candidate:
-    """What indicator 2 needs of a product.
-
-    Args:
-        product_id: the product.
-        slug: its short name.
-        status: what the reviewers said.
-        verified_at: when it was verified, None while it is not.
-        evidence_at: end of its first COMPLETED job that used GPU time, None when there is none.
-    """
-
-    product_id: ProductId
-    slug: str
-    status: ProductStatus
-    verified_at: datetime | None
-    evidence_at: datetime | None
-
-
-@dataclass(frozen=True, slots=True)
-class Counted:
-    """A product that counts, since the first moment at which every condition held."""
-
-    product_id: ProductId
-    slug: str
-    held_at: datetime
-    year: int
-
-
-@dataclass(frozen=True, slots=True)
-class Indicator:
-    """Indicator 2 in one year, both readings beside the target.
-
-    Args:
-        year: calendar year in Asia/Almaty.
-        target: products planned for the year.
-        cumulative: products that counted up to the end of the year or `as_of`; None before the year begins.
-        added: products that began to count in the year; None before the year begins.
-        as_of: the instant the figures hold for.
-        counted: the products of `cumulative`, in the order in which they began to count.
-        unverified: products that a reviewer has not verified, at `as_of`.
-        without_evidence: verified products without a completed job that used GPU time, at `as_of`.
-    """
-
-    year: int
-    target: int
-    cumulative: int | None
-    added: int | None
-    as_of: datetime
-    counted: tuple[Counted, ...]
-    unverified: int
-    without_evidence: int

@@ -28,7 +28,7 @@ SECONDS_PER_HOUR: Final = 3600
 STAGES: Final = (Stage.IDEA, Stage.PROTOTYPE, Stage.PILOT, Stage.PRODUCTION)
 """Stages from the least to the most advanced; a retired product keeps the stage it had."""
 
-_FIELDS: Final = ("version", "effective_from", "min_job_gpu_hours", "min_stage", "needs_ai")
+_FIELDS: Final = ("version", "effective_from", "min_job_gpu_hours", "min_stage", "needs_ai", "reverify_days")
 
 
 class BadRulesError(ValueError):
@@ -50,6 +50,8 @@ class EvidenceRule:
         min_job_gpu_seconds: least GPU time of one successful job [device-seconds].
         min_stage: least stage; never `retired`.
         needs_ai: whether the product must use AI.
+        reverify_days: days after which a verification is to be renewed. One that is overdue is shown as such and takes
+            nothing from the count: only an act, a return or a withdrawal, does.
     """
 
     version: str
@@ -57,6 +59,7 @@ class EvidenceRule:
     min_job_gpu_seconds: int
     min_stage: Stage
     needs_ai: bool
+    reverify_days: int = 365
 
     @property
     def effective_at(self) -> datetime:
@@ -96,7 +99,7 @@ def _rule(place: int, item: object) -> EvidenceRule:
     where = f"rule {place}"
     if not isinstance(item, dict) or set(item) != set(_FIELDS):
         raise BadRulesError(where, f"write exactly the fields {', '.join(_FIELDS)}")
-    version, from_on, hours, stage, needs_ai = (item[name] for name in _FIELDS)
+    version, from_on, hours, stage, needs_ai, reverify_days = (item[name] for name in _FIELDS)
     if not isinstance(version, str) or not version.strip():
         raise BadRulesError(where, 'version must be a text, as "1"')
     if isinstance(from_on, datetime) or not isinstance(from_on, date):
@@ -107,4 +110,6 @@ def _rule(place: int, item: object) -> EvidenceRule:
         raise BadRulesError(where, f"min_stage must be one of {', '.join(STAGES)}")
     if not isinstance(needs_ai, bool):
         raise BadRulesError(where, "needs_ai must be true or false")
-    return EvidenceRule(version, from_on, hours * SECONDS_PER_HOUR, Stage(stage), needs_ai)
+    if isinstance(reverify_days, bool) or not isinstance(reverify_days, int) or reverify_days < 1:
+        raise BadRulesError(where, "reverify_days must be a whole number from 1 on")
+    return EvidenceRule(version, from_on, hours * SECONDS_PER_HOUR, Stage(stage), needs_ai, reverify_days)

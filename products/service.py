@@ -1,10 +1,10 @@
-"""The product register: enter a product with the jobs it was built by, judge it, show its evidence, count it."""
+"""The product register: enter a product with the jobs it was built by, change what is said of it, judge it."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from datetime import date, datetime
+from datetime import datetime, timedelta
 from typing import Final
 from uuid import uuid4
 
@@ -12,126 +12,81 @@ from sqlalchemy import func, select
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
-from products.indicator import indicator_2
+from products import history
+from products.errors import (
+    JobNotLinkedError,
+    JobsNotOfProjectError,
+    JobUnlinkedError,
+    NotDueError,
+    NotIndependentError,
+    ProductNotFoundError,
+    ProductStateError,
+    ProductTakenError,
+    SectorFixedError,
+    TooManyJobsError,
+)
+from products.evidence_tables import ProductFactRow
 from products.model import (
-    Candidate,
-    EvidenceFile,
-    EvidenceJob,
-    Indicator,
+    AiKind,
+    BuiltOn,
+    DataSet,
+    Direction,
+    Entry,
     Product,
     ProductId,
     ProductStatus,
     Stage,
 )
+from products.rules import rule_in_force
 from products.tables import ProductJobRow, ProductRow
-from scheduler.model import JobState
-from scheduler.tables import ArtefactRow, JobRow
+from scheduler.tables import JobRow
 from store import journal
-from tenants.authz import Action, may, visible_to
+from tenants.authz import visible_to
 from tenants.model import OrganisationId, Principal, Project, ProjectId, Sector, UserId
 
 MAX_JOBS: Final = 1_000
 """Jobs named as a product's evidence: a register of products, not of every run."""
 MAX_PAGE: Final = 200
 """Products of one page."""
-MAX_FILES: Final = 1_000
-"""Files shown of one product's evidence; digests of the rest stay in the journal."""
+ENTRY_FIELDS: Final = tuple(Entry.__dataclass_fields__)
+"""Names of the fields that a project fills in."""
+RENEWAL_DAYS: Final = 60
+"""Days before it is due from which an unchanged product may be verified again [days]."""
 
-
-class ProductsError(Exception):
-    """Base of what this room refuses."""
-
-
-class ProductNotFoundError(ProductsError):
-    """There is no such product, or the caller may not know that there is."""
-
-    def __init__(self, slug: str) -> None:
-        super().__init__(f"there is no product {slug} that you can see; check the spelling")
-        self.slug = slug
-
-
-class ProductTakenError(ProductsError):
-    """The slug is in use."""
-
-    def __init__(self, slug: str) -> None:
-        super().__init__(f"a product with the slug {slug} is already registered; choose another slug")
-        self.slug = slug
-
-
-class JobsNotOfProjectError(ProductsError):
-    """Jobs named as evidence are not jobs of the product's project."""
-
-    def __init__(self, job_ids: Iterable[int], project: str) -> None:
-        self.job_ids = tuple(sorted(job_ids))
-        named = ", ".join(str(job_id) for job_id in self.job_ids)
-        super().__init__(f"no job of project {project}: {named}; name jobs that the project itself ran")
-
-
-class NotIndependentError(ProductsError):
-    """The reviewer is the author, of the owner's organisation, or a member of the project."""
-
-    def __init__(self, slug: str) -> None:
-        super().__init__(
-            f"product {slug} must be judged by a reviewer who neither wrote it nor belongs to its project or "
-            "organisation; ask another reviewer"
-        )
-        self.slug = slug
-
-
-class ProductStateError(ProductsError):
-    """The product is not waiting for a review."""
-
-    def __init__(self, slug: str, status: ProductStatus) -> None:
-        super().__init__(f"product {slug} is {status}, only a submitted one can be judged")
-        self.slug = slug
-        self.status = status
+_OPEN: Final = (ProductStatus.DRAFT, ProductStatus.RETURNED)
+_JUDGED: Final = (ProductStatus.SUBMITTED, ProductStatus.VERIFIED)
+_LIVE: Final = tuple(status for status in ProductStatus if status is not ProductStatus.WITHDRAWN)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class NewProduct:
-    """What is entered of a product; `name` holds the keys kk, ru, en."""
+class NewProduct(Entry):
+    """What is entered of a product; a draft waits for its author, any other for a reviewer."""
 
     slug: str
     project: Project
-    name: dict[str, str]
-    description: str
-    sector: Sector
-    stage: Stage
-    started_on: date
     job_ids: frozenset[int]
+    is_draft: bool = False
 
 
 def register(session: Session, principal: Principal, new: NewProduct, *, actor: str, at: datetime) -> Product:
-    """Enter a product, submitted for review at once.
+    """Enter a product, as a draft or submitted for review at once.
 
     Raises:
         ProductTakenError: the slug is in use.
         JobsNotOfProjectError: a job is unknown, invisible or of another project.
     """
-    found = session.scalars(
-        select(JobRow.id).where(
-            visible_to(principal, JobRow.project_id),
-            JobRow.project_id == new.project.id,
-            JobRow.id.in_(new.job_ids),
-        )
-    )
-    foreign = new.job_ids - set(found)
-    if foreign:
-        raise JobsNotOfProjectError(foreign, new.project.slug)
+    _check_jobs(session, principal, new.job_ids, new.project.id, f"project {new.project.slug}")
     row = ProductRow(
         id=uuid4(),
         slug=new.slug,
         organisation_id=new.project.organisation_id,
         project_id=new.project.id,
-        name=dict(new.name),
-        description=new.description,
-        sector=new.sector.value,
-        stage=new.stage.value,
-        status=ProductStatus.SUBMITTED.value,
-        started_on=new.started_on,
+        status=(ProductStatus.DRAFT if new.is_draft else ProductStatus.SUBMITTED).value,
         author_id=principal.user_id,
         registered_at=at,
+        changed_at=at,
     )
+    _write(row, new)
     session.add(row)
     try:
         session.flush()
@@ -150,37 +105,142 @@ def register(session: Session, principal: Principal, new: NewProduct, *, actor: 
         "jobs": sorted(new.job_ids),
     }
     journal.append(session, "product.registered", f"product:{row.id}", actor=actor, at=at, data=data)
-    return _product(row)
+    made = product_of(row)
+    history.describe(session, made, statement_of(made), actor=actor, at=at)
+    if not new.is_draft:
+        journal.append(session, "product.submitted", f"product:{row.id}", actor=actor, at=at, data={})
+    return made
+
+
+def change(
+    session: Session, principal: Principal, slug: str, entry: Entry, *, actor: str, at: datetime
+) -> Product:
+    """Say something else of a product. Of a verified one, what is more waits for its next verification.
+
+    Raises:
+        ProductNotFoundError: unknown or invisible.
+        ProductStateError: it is withdrawn.
+        SectorFixedError: it was verified, and the sector is another.
+    """
+    row = _in(row_of(session, principal, slug, is_locked=True), _LIVE, "changed")
+    if row.verified_at is not None and entry.sector.value != row.sector:
+        raise SectorFixedError(slug)
+    _write(row, entry)
+    row.changed_at = at
+    changed = product_of(row)
+    history.describe(session, changed, statement_of(changed), actor=actor, at=at)
+    return changed
+
+
+def link(
+    session: Session, principal: Principal, slug: str, job_ids: Iterable[int], *, actor: str, at: datetime
+) -> Product:
+    """Link further jobs to a product; those that are linked stay as they are. The caller may change the product.
+
+    Raises:
+        ProductNotFoundError: unknown or invisible.
+        ProductStateError: it is withdrawn.
+        JobsNotOfProjectError: a job is unknown, invisible or of another project.
+        JobUnlinkedError: a job was taken back before.
+        TooManyJobsError: more than `MAX_JOBS` in all.
+    """
+    row = _in(row_of(session, principal, slug, is_locked=True), _LIVE, "changed")
+    wanted = frozenset(job_ids)
+    _check_jobs(session, principal, wanted, ProjectId(row.project_id), f"the project of product {slug}")
+    linked = _linked(session, row)
+    gone = wanted & _unlinked(session, row)
+    if gone:
+        raise JobUnlinkedError(slug, min(gone))
+    added = sorted(wanted - linked)
+    if len(linked) + len(added) > MAX_JOBS:
+        raise TooManyJobsError(slug, MAX_JOBS)
+    if added:
+        session.add_all(ProductJobRow(product_id=row.id, job_id=job_id, linked_at=at) for job_id in added)
+        row.changed_at = at
+        data: dict[str, object] = {"jobs": added}
+        journal.append(session, "product.jobs_linked", f"product:{row.id}", actor=actor, at=at, data=data)
+        session.flush()
+    return product_of(row)
+
+
+def unlink(
+    session: Session, principal: Principal, slug: str, job_id: int, *, actor: str, at: datetime
+) -> Product:
+    """Take a job back as evidence: from now on it is none. The link itself stays, earlier figures with it.
+
+    Raises:
+        ProductNotFoundError: unknown or invisible.
+        ProductStateError: it is withdrawn.
+        JobNotLinkedError: the job is not linked, or was taken back already.
+    """
+    row = _in(row_of(session, principal, slug, is_locked=True), _LIVE, "changed")
+    if job_id not in _linked(session, row) - _unlinked(session, row):
+        raise JobNotLinkedError(slug, job_id)
+    session.add(ProductFactRow(product_id=row.id, at=at, kind="unlinked", job_id=job_id))
+    row.changed_at = at
+    data: dict[str, object] = {"job": job_id}
+    journal.append(session, "product.job_unlinked", f"product:{row.id}", actor=actor, at=at, data=data)
+    return product_of(row)
+
+
+def submit(session: Session, principal: Principal, slug: str, *, actor: str, at: datetime) -> Product:
+    """Submit a draft, or a returned product again, for review. The caller may change the product.
+
+    Raises:
+        ProductNotFoundError: unknown or invisible.
+        ProductStateError: it is neither a draft nor returned.
+    """
+    row = _in(row_of(session, principal, slug, is_locked=True), _OPEN, "submitted")
+    row.status, row.return_note = ProductStatus.SUBMITTED.value, None
+    journal.append(session, "product.submitted", f"product:{row.id}", actor=actor, at=at, data={})
+    return product_of(row)
 
 
 def verify(session: Session, principal: Principal, slug: str, *, actor: str, at: datetime) -> Product:
-    """Verify a submitted product. The caller has checked that the principal is a reviewer.
+    """Verify a submitted product, or renew a verification. The caller has checked that the principal is a reviewer.
 
     Raises:
         ProductNotFoundError: unknown or invisible.
         NotIndependentError: the reviewer is not independent of the product.
-        ProductStateError: the product is not waiting for a review.
+        ProductStateError: the product is neither submitted nor verified.
+        NotDueError: it is verified, unchanged since, and not to be verified again yet.
     """
     row = _to_judge(session, principal, slug)
+    if row.status == ProductStatus.VERIFIED.value:
+        _check_due(row, at)
     row.status, row.verified_by, row.verified_at = ProductStatus.VERIFIED.value, principal.user_id, at
     journal.append(session, "product.verified", f"product:{row.id}", actor=actor, at=at, data={})
-    return _product(row)
+    return product_of(row)
 
 
 def send_back(
     session: Session, principal: Principal, slug: str, note: str, *, actor: str, at: datetime
 ) -> Product:
-    """Return a submitted product to its author with a reason, which stays out of the journal.
+    """Return a product to its author with a reason, which stays out of the journal. A verified one ceases to count.
 
     Raises:
         ProductNotFoundError: unknown or invisible.
         NotIndependentError: the reviewer is not independent of the product.
-        ProductStateError: the product is not waiting for a review.
+        ProductStateError: the product is neither submitted nor verified.
     """
     row = _to_judge(session, principal, slug)
     row.status, row.return_note = ProductStatus.RETURNED.value, note
     journal.append(session, "product.returned", f"product:{row.id}", actor=actor, at=at, data={})
-    return _product(row)
+    return product_of(row)
+
+
+def withdraw(session: Session, principal: Principal, slug: str, *, actor: str, at: datetime) -> Product:
+    """Withdraw a product for good: it ceases to count from now on, earlier figures stand.
+
+    Raises:
+        ProductNotFoundError: unknown or invisible.
+        ProductStateError: it is withdrawn already.
+    """
+    row = _in(row_of(session, principal, slug, is_locked=True), _LIVE, "withdrawn")
+    row.status = ProductStatus.WITHDRAWN.value
+    withdrawn = product_of(row)
+    history.withdraw(session, withdrawn, actor=actor, at=at)
+    return withdrawn
 
 
 def get(session: Session, principal: Principal, slug: str) -> Product:
@@ -189,7 +249,7 @@ def get(session: Session, principal: Principal, slug: str) -> Product:
     Raises:
         ProductNotFoundError: unknown or invisible.
     """
-    return _product(_row(session, principal, slug))
+    return product_of(row_of(session, principal, slug))
 
 
 def listing(
@@ -202,83 +262,7 @@ def listing(
         statement = statement.where(ProductRow.slug > after)
     rows = session.scalars(statement.order_by(ProductRow.slug).limit(size + 1)).all()
     more = rows[size - 1].slug if len(rows) > size else None
-    return tuple(_product(row) for row in rows[:size]), more
-
-
-def evidence(session: Session, principal: Principal, slug: str) -> tuple[EvidenceJob, ...]:
-    """The jobs a product was built by with the digests of what they kept, by job.
-
-    File names are content a tenant wrote: who may read figures only sees digests without the paths.
-
-    Raises:
-        ProductNotFoundError: unknown or invisible.
-    """
-    product = _row(session, principal, slug)
-    jobs = session.scalars(
-        select(JobRow)
-        .join(ProductJobRow, ProductJobRow.job_id == JobRow.id)
-        .where(visible_to(principal, JobRow.project_id), ProductJobRow.product_id == product.id)
-        .order_by(JobRow.id)
-    ).all()
-    rows = session.scalars(
-        select(ArtefactRow)
-        .where(ArtefactRow.job_id.in_([job.id for job in jobs]))
-        .order_by(ArtefactRow.job_id, ArtefactRow.attempt_id, ArtefactRow.rank, ArtefactRow.path)
-        .limit(MAX_FILES)
-    )
-    may_read = may(principal, Action.READ_CONTENT, ProjectId(product.project_id))
-    files: dict[int, list[EvidenceFile]] = {}
-    for row in rows:
-        path = row.path if may_read else None
-        files.setdefault(row.job_id, []).append(
-            EvidenceFile(row.attempt_id, row.rank, path, row.size_bytes, row.digest)
-        )
-    return tuple(
-        EvidenceJob(
-            job_id=job.id,
-            state=job.state,
-            gpu_seconds=job.gpu_seconds,
-            finished_at=job.finished_at,
-            is_counted=job.state == JobState.COMPLETED.value and job.gpu_seconds > 0,
-            files=tuple(files.get(job.id, ())),
-        )
-        for job in jobs
-    )
-
-
-def indicator(session: Session, year: int, as_of: datetime) -> Indicator:
-    """Indicator 2 in one year over the whole register. O(products).
-
-    Raises:
-        YearWithoutTargetError: no target is set for the year.
-    """
-    return indicators(session, [year], as_of)[0]
-
-
-def indicators(session: Session, years: Iterable[int], as_of: datetime) -> tuple[Indicator, ...]:
-    """Indicator 2 in each of the years: a national figure, so it is counted over every project. O(products).
-
-    Raises:
-        YearWithoutTargetError: no target is set for one of the years.
-    """
-    first_evidence = (
-        select(ProductJobRow.product_id, func.min(JobRow.finished_at).label("evidence_at"))
-        .join(JobRow, JobRow.id == ProductJobRow.job_id)
-        .where(JobRow.state == JobState.COMPLETED.value, JobRow.gpu_seconds > 0)
-        .group_by(ProductJobRow.product_id)
-        .subquery()
-    )
-    rows = session.execute(
-        select(
-            ProductRow.id,
-            ProductRow.slug,
-            ProductRow.status,
-            ProductRow.verified_at,
-            first_evidence.c.evidence_at,
-        ).outerjoin(first_evidence, first_evidence.c.product_id == ProductRow.id)
-    )
-    candidates = [Candidate(ProductId(row[0]), row[1], ProductStatus(row[2]), row[3], row[4]) for row in rows]
-    return tuple(indicator_2(candidates, year, as_of) for year in years)
+    return tuple(product_of(row) for row in rows[:size]), more
 
 
 def visible_ids(session: Session, principal: Principal, ids: Iterable[ProductId]) -> frozenset[ProductId]:
@@ -292,15 +276,23 @@ def visible_ids(session: Session, principal: Principal, ids: Iterable[ProductId]
 
 
 def count_by_status(session: Session) -> dict[ProductStatus, int]:
-    """Products of the whole register by status: a public figure without names."""
-    found = session.execute(select(ProductRow.status, func.count()).group_by(ProductRow.status))
-    counts = dict.fromkeys(ProductStatus, 0)
+    """Products of the whole register by status: a public figure without names, and without drafts."""
+    is_told = ProductRow.status != ProductStatus.DRAFT.value
+    found = session.execute(
+        select(ProductRow.status, func.count()).where(is_told).group_by(ProductRow.status)
+    )
+    counts: dict[ProductStatus, int] = dict.fromkeys(set(ProductStatus) - {ProductStatus.DRAFT}, 0)
     for status, number in found:
         counts[ProductStatus(status)] = number
     return counts
 
 
-def _row(session: Session, principal: Principal, slug: str, *, is_locked: bool = False) -> ProductRow:
+def row_of(session: Session, principal: Principal, slug: str, *, is_locked: bool = False) -> ProductRow:
+    """The row of a product, for this room.
+
+    Raises:
+        ProductNotFoundError: unknown or invisible.
+    """
     statement = select(ProductRow).where(
         visible_to(principal, ProductRow.project_id), ProductRow.slug == slug
     )
@@ -310,8 +302,92 @@ def _row(session: Session, principal: Principal, slug: str, *, is_locked: bool =
     return row
 
 
+def statement_of(product: Entry) -> history.Statement:
+    """What an entry says that the evidence rule reads: that it uses AI is said by naming the kind."""
+    return history.Statement(product.stage, product.ai_kind is not None, product.programme)
+
+
+def product_of(row: ProductRow) -> Product:
+    """The value of a row."""
+    return Product(
+        id=ProductId(row.id),
+        slug=row.slug,
+        organisation_id=OrganisationId(row.organisation_id),
+        project_id=ProjectId(row.project_id),
+        status=ProductStatus(row.status),
+        author_id=UserId(row.author_id),
+        registered_at=row.registered_at,
+        changed_at=row.changed_at,
+        verified_by=None if row.verified_by is None else UserId(row.verified_by),
+        verified_at=row.verified_at,
+        return_note=row.return_note,
+        name=dict(row.name),
+        description=row.description,
+        sector=Sector(row.sector),
+        stage=Stage(row.stage),
+        started_on=row.started_on,
+        direction=None if row.direction is None else Direction(row.direction),
+        ai_kind=None if row.ai_kind is None else AiKind(row.ai_kind),
+        builds_on=tuple(BuiltOn(each) for each in row.builds_on),
+        links=tuple(row.links),
+        users=row.users,
+        programme=row.programme,
+        authors=tuple(row.authors),
+        data_sets=tuple(
+            DataSet(str(each["id"]), each["digest"], str(each["licence"])) for each in row.data_sets
+        ),
+    )
+
+
+def _write(row: ProductRow, entry: Entry) -> None:
+    row.name, row.description, row.users = dict(entry.name), entry.description, entry.users
+    row.sector, row.stage, row.started_on = entry.sector.value, entry.stage.value, entry.started_on
+    row.direction = None if entry.direction is None else entry.direction.value
+    row.ai_kind = None if entry.ai_kind is None else entry.ai_kind.value
+    row.programme = entry.programme
+    row.builds_on = [each.value for each in entry.builds_on]
+    row.links, row.authors = list(entry.links), list(entry.authors)
+    row.data_sets = [
+        {"id": each.id, "digest": each.digest, "licence": each.licence} for each in entry.data_sets
+    ]
+
+
+def _check_jobs(
+    session: Session, principal: Principal, job_ids: frozenset[int], project_id: ProjectId, owner: str
+) -> None:
+    found = session.scalars(
+        select(JobRow.id).where(
+            visible_to(principal, JobRow.project_id),
+            JobRow.project_id == project_id,
+            JobRow.id.in_(job_ids),
+        )
+    )
+    foreign = job_ids - set(found)
+    if foreign:
+        raise JobsNotOfProjectError(foreign, owner)
+
+
+def _linked(session: Session, row: ProductRow) -> set[int]:
+    return set(session.scalars(select(ProductJobRow.job_id).where(ProductJobRow.product_id == row.id)))
+
+
+def _unlinked(session: Session, row: ProductRow) -> set[int]:
+    found = session.scalars(
+        select(ProductFactRow.job_id).where(
+            ProductFactRow.product_id == row.id, ProductFactRow.kind == "unlinked"
+        )
+    )
+    return {job_id for job_id in found if job_id is not None}
+
+
+def _in(row: ProductRow, allowed: tuple[ProductStatus, ...], act: str) -> ProductRow:
+    if ProductStatus(row.status) not in allowed:
+        raise ProductStateError(row.slug, ProductStatus(row.status), allowed, act)
+    return row
+
+
 def _to_judge(session: Session, principal: Principal, slug: str) -> ProductRow:
-    row = _row(session, principal, slug, is_locked=True)
+    row = row_of(session, principal, slug, is_locked=True)
     is_related = (
         row.author_id == principal.user_id
         or row.organisation_id == principal.organisation_id
@@ -319,26 +395,13 @@ def _to_judge(session: Session, principal: Principal, slug: str) -> ProductRow:
     )
     if is_related:
         raise NotIndependentError(slug)
-    if row.status != ProductStatus.SUBMITTED.value:
-        raise ProductStateError(slug, ProductStatus(row.status))
-    return row
+    return _in(row, _JUDGED, "judged")
 
 
-def _product(row: ProductRow) -> Product:
-    return Product(
-        id=ProductId(row.id),
-        slug=row.slug,
-        organisation_id=OrganisationId(row.organisation_id),
-        project_id=ProjectId(row.project_id),
-        name=dict(row.name),
-        description=row.description,
-        sector=Sector(row.sector),
-        stage=Stage(row.stage),
-        status=ProductStatus(row.status),
-        started_on=row.started_on,
-        author_id=UserId(row.author_id),
-        registered_at=row.registered_at,
-        verified_by=None if row.verified_by is None else UserId(row.verified_by),
-        verified_at=row.verified_at,
-        return_note=row.return_note,
-    )
+def _check_due(row: ProductRow, at: datetime) -> None:
+    rule = rule_in_force(history.published_rules(), at)
+    if rule is None or row.verified_at is None or row.changed_at > row.verified_at:
+        return
+    due_at = row.verified_at + timedelta(days=rule.reverify_days)
+    if at < due_at - timedelta(days=RENEWAL_DAYS):
+        raise NotDueError(row.slug, due_at.isoformat(timespec="seconds"))

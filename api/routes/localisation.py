@@ -178,7 +178,7 @@ def get_localisation(
     responses=documented(
         ErrorCode.FORBIDDEN,
         ErrorCode.NOT_FOUND,
-        ErrorCode.FUTURE_PERIOD,
+        ErrorCode.IN_FUTURE,
         ErrorCode.BAD_BIN,
         *_FIGURES,
         *BODY_ERRORS,

@@ -19,9 +19,10 @@ from api.errors import ErrorCode, documented
 from api.job_answers import ClusterOut, OverviewOut
 from api.opendata_answers import open_data_of
 from api.routes.opendata import open_data
+from products import history
 from products import service as products
 from products.indicator import TARGETS
-from products.model import Indicator
+from products.kpi import Indicator2
 from scheduler import jobs
 from store.clock import ALMATY
 from store.engine import snapshot
@@ -63,13 +64,13 @@ def get_overview(ctx: Ctx, _admitted: Admitted) -> OverviewOut:
     return _overview(ctx)[0]
 
 
-def _overview(ctx: Context) -> tuple[OverviewOut, Indicator | None]:
+def _overview(ctx: Context) -> tuple[OverviewOut, Indicator2 | None]:
     at = ctx.now()
     year = at.astimezone(ALMATY).year
     with snapshot(ctx.engine) as session:
         counts = {status.value: number for status, number in products.count_by_status(session).items()}
         found = OverviewOut.of(jobs.busy_with(session, at), counts)
-        fact = products.indicator(session, year, at) if year in TARGETS else None
+        fact = history.indicator_years(session, [year], at)[0] if year in TARGETS else None
     return found, fact
 
 

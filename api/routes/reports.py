@@ -50,7 +50,7 @@ def list_reports(ctx: Ctx, caller: Caller, query: Annotated[ReportsQuery, Query(
     status_code=201,
     operation_id="issueReport",
     summary="Issue a report",
-    responses=documented(ErrorCode.FORBIDDEN, ErrorCode.FUTURE_PERIOD, *BODY_ERRORS),
+    responses=documented(ErrorCode.FORBIDDEN, ErrorCode.IN_FUTURE, *BODY_ERRORS),
 )
 def issue_report(ctx: Ctx, caller: Caller, body: ReportIn) -> ReportOut:
     """Make the monthly report or the contribution to the yearly one and remember it by its digest; operators only."""

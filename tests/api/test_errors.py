@@ -143,6 +143,14 @@ def agent_away(w: World) -> Any:
     return w.call("uni-researcher", "GET", f"/v1/jobs/{job}/logs")
 
 
+def digest_mismatch(w: World) -> Any:
+    job = w.job().json()["id"]
+    w.run(job)
+    w.ok("uni-researcher", "POST", "/v1/products", product(jobs=[job]))
+    body = {"version": "1", "job": job, "path": "out/model.npz", "sha256": "0" * 64}
+    return w.call("uni-researcher", "POST", "/v1/products/reader/model-versions", json=body)
+
+
 def not_independent(w: World) -> Any:
     w.ok("uni-researcher", "POST", "/v1/products", product())
     w.ok("operator", "POST", f"/v1/users/{w.users['uni-researcher']}/roles", {"role": "reviewer"})
@@ -249,6 +257,10 @@ CASES: dict[ErrorCode, Any] = {
     ErrorCode.JOBS_NOT_OF_PROJECT: lambda w: w.call(
         "uni-researcher", "POST", "/v1/products", json=product(jobs=[w.job("firm-researcher").json()["id"]])
     ),
+    ErrorCode.DIGEST_MISMATCH: digest_mismatch,
+    ErrorCode.IN_FUTURE: lambda w: w.call(
+        "operator", "GET", "/v1/kpi/indicators/2?as_of=2030-01-01T00:00:00Z"
+    ),
     ErrorCode.YEAR_WITHOUT_TARGET: lambda w: w.call("operator", "GET", "/v1/kpi/indicators/2?year=2031"),
     ErrorCode.BAD_DOCUMENT: lambda w: dossier(
         w, "/documents", {"code": "support-form", "number": "1", "issued_on": "2026-01-01", "level": 4}
@@ -259,9 +271,6 @@ CASES: dict[ErrorCode, Any] = {
         w, "/localisation", starts_on="2026-01-01", ends_on="2026-05-31"
     ),
     ErrorCode.RATE_MISSING: without_rate,
-    ErrorCode.FUTURE_PERIOD: lambda w: w.call(
-        "operator", "POST", "/v1/reports", json={"kind": "yearly", "period": "2027"}
-    ),
     ErrorCode.REPORT_NOT_OFFERED: form_in_english,
     ErrorCode.RATE_LIMITED: too_often,
 }

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from datetime import timedelta
+from typing import Any
 
 import pytest
 
@@ -12,22 +13,30 @@ PRODUCT = {
     "name": NAMES,
     "sector": "education",
     "stage": "pilot",
+    "ai_kind": "vision",
     "started_on": "2026-02-01",
 }
 
 
+def figures(year: dict[str, Any]) -> tuple[Any, ...]:
+    return tuple(year[name] for name in ("year", "target", "added", "cumulative"))
+
+
 def test_a_product_counts_once_verified_with_a_completed_job(world: World) -> None:
     job = world.job().json()["id"]
-    world.run(job)
+    world.run(job, gpu_seconds=3600)
     made = world.ok("uni-researcher", "POST", "/v1/products", {**PRODUCT, "jobs": [job]})
     assert made["status"] == "submitted"
-    year = {"year": 2026, "target": 10, "added": 0, "cumulative": 0}
     before = world.ok("auditor", "GET", "/v1/kpi/indicators/2?year=2026")
-    assert (before["years"], before["unverified"]) == ([year], 1)
+    assert (figures(before["years"][0]), before["unverified"]) == ((2026, 10, 0, 0), 1)
+    assert (before["years"][0]["forecast_low"], before["years"][0]["forecast_high"]) == (0, 1)
     assert world.ok("reviewer", "POST", "/v1/products/reader/verify")["status"] == "verified"
     after = world.ok("firm-researcher", "GET", "/v1/kpi/indicators/2")
-    assert after["years"][1] == {**year, "added": 1, "cumulative": 1}
-    assert after["years"][2] == {"year": 2027, "target": 15, "added": None, "cumulative": None}
+    assert figures(after["years"][1]) == (2026, 10, 1, 1)
+    assert (after["years"][1]["added_percent"], after["years"][1]["imported_added"]) == (10, 0)
+    assert figures(after["years"][2]) == (2027, 15, None, None)
+    assert (after["rule"]["version"], after["rule"]["min_job_gpu_hours"]) == ("1", 1)
+    assert (after["is_simulated"], after["coverage"]["products_judged"]) == (True, 1)
     assert [(each["product_id"], each["slug"]) for each in after["counted"]] == [(made["id"], None)]
     assert world.ok("uni-manager", "GET", "/v1/kpi/indicators/2")["counted"][0]["slug"] == "reader"
     detail = world.ok("uni-researcher", "GET", "/v1/products/reader")
@@ -46,7 +55,7 @@ def test_a_product_without_a_job_that_ran_does_not_count(world: World) -> None:
 
 def test_the_year_is_almatys(world: World) -> None:
     job = world.job().json()["id"]
-    world.run(job)
+    world.run(job, gpu_seconds=7200)
     world.ok("uni-researcher", "POST", "/v1/products", {**PRODUCT, "jobs": [job]})
     body = {"user_id": world.users["reviewer"], "scopes": ["write"], "lifetime_s": 366 * 86_400}
     world.tokens["reviewer"] = world.ok("operator", "POST", "/v1/tokens", body)["secret"]

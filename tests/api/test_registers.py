@@ -184,7 +184,7 @@ def test_the_form_is_made_from_a_kept_calculation(filled: World, file_format: st
 
 
 def test_a_calculation_of_a_period_that_goes_on_or_with_a_wrong_iin_is_refused(filled: World) -> None:
-    assert code(calculate(filled, ends_on="2026-06-30")) == "FUTURE_PERIOD"
+    assert code(calculate(filled, ends_on="2026-06-30")) == "IN_FUTURE"
     assert code(calculate(filled, iin="850101300001")) == "BAD_BIN"
     made = calculate(filled, iin=_iin()).json()
     assert made["number"].startswith("**********")

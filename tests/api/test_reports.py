@@ -224,9 +224,9 @@ def test_issued_reports_are_listed_for_officials_and_operators(world: World) -> 
 @pytest.mark.parametrize(
     ("body", "code"),
     [
-        ({"kind": "yearly", "period": "2027"}, "FUTURE_PERIOD"),
-        ({"kind": "monthly", "period": "2026-07"}, "FUTURE_PERIOD"),
-        ({"kind": "monthly", "period": "2026-05", "as_of": "2026-12-01T00:00:00Z"}, "FUTURE_PERIOD"),
+        ({"kind": "yearly", "period": "2027"}, "IN_FUTURE"),
+        ({"kind": "monthly", "period": "2026-07"}, "IN_FUTURE"),
+        ({"kind": "monthly", "period": "2026-05", "as_of": "2026-12-01T00:00:00Z"}, "IN_FUTURE"),
         ({"kind": "monthly", "period": "2026-13"}, "VALIDATION"),
         ({"kind": "monthly", "period": "2026"}, "VALIDATION"),
         ({"kind": "yearly", "period": "2026-05"}, "VALIDATION"),

@@ -6,6 +6,8 @@ import json
 import signal
 import stat
 
+from kezek.exits import Exit
+
 TRAIN = """
 import os, sys, pathlib
 print("rank", os.environ.get("RANK"), sys.argv[1:], os.environ["COLOUR"], flush=True)
@@ -59,13 +61,13 @@ def test_a_job_goes_from_submit_to_its_output_and_a_product(platform):
 
     names = ["--name-kk", "Сынақ", "--name-ru", "Проба", "--name-en", "Trial"]
     more = ["--sector", "education", "--stage", "prototype", "--started-on", "2026-02-01", "--job", "1"]
-    registered = platform.kezek("products", "register", "trial", "-p", "aurora", *names, *more)
+    registered = platform.kezek("product", "register", "trial", "-p", "aurora", *names, *more)
     assert (registered.code, registered.out) == (0, "Product trial is registered and waits for a reviewer.\n")
     assert (
         "trial\tСынақ\tбілім беру\tпрототип\tтексеруді күтуде"
         in platform.kezek("products", "list", KEZEK_LANG="kk").out
     )
-    product = platform.kezek("products", "show", "trial")
+    product = platform.kezek("product", "show", "trial")
     assert digest in product.out
     assert "to be verified" in product.out
 
@@ -84,6 +86,89 @@ def test_a_job_goes_from_submit_to_its_output_and_a_product(platform):
         year["year"]
         for year in json.loads(platform.kezek("kpi", "--year", "2026", "-o", "json").out)["years"]
     ] == [2026]
+
+
+def test_a_product_goes_through_its_life(platform):
+    platform.write("train.py", 'open("model.bin", "wb").write(b"weights" * 10)')
+    submitted = platform.kezek(
+        "submit", "-p", "aurora", "-g", "2", "--output-file", "model.bin", "-w", "train.py"
+    )
+    assert submitted.code == 0, submitted.err
+    digest = hashlib.sha256(b"weights" * 10).hexdigest()
+    user = platform.call("POST", "/v1/users", {"name": "reviewer", "organisation": None})["id"]
+    platform.call("POST", f"/v1/users/{user}/roles", {"role": "reviewer", "project": None})
+    body = {"user_id": user, "scopes": ["write"], "lifetime_s": 3600}
+    reviewer = platform.call("POST", "/v1/tokens", body)["secret"]
+
+    def product(*arguments: str, **env: str) -> str:
+        done = platform.kezek("product", *arguments, **env)
+        assert done.code == 0, (arguments, done.err)
+        return done.out + done.err
+
+    names = ["--name-kk", "Сынақ", "--name-ru", "Проба", "--name-en", "Trial"]
+    more = ["--sector", "education", "--stage", "pilot", "--started-on", "2026-02-01", "--draft"]
+    further = ["--ai-kind", "vision", "--direction", "data", "--builds-on", "kazllm", "--author", "A. Author"]
+    sets = ["--data-set", "meters,CC-BY-4.0", "--link", "https://trial.example.kz"]
+    drafted = product("register", "trial", "-p", "aurora", *names, *more, *further, *sets)
+    assert "kezek product submit trial" in drafted
+    product("link", "trial", "1")
+    assert digest in product("version", "trial", "1.0", "--job", "1", "--path", "model.bin")
+    wrong = platform.kezek(
+        "product", "version", "trial", "1.0", "--job", "1", "--path", "model.bin", "--digest", "0" * 64
+    )
+    assert (wrong.code, "DIGEST_MISMATCH" in wrong.err) == (4, True)
+    said = product("describe", "trial", "--users", "two schools", "--programme", "accelerator")
+    assert said == "Product trial: draft.\n"
+    shown = product("show", "trial")
+    for text in (
+        "two schools",
+        "accelerator",
+        "the KazLLM model",
+        "A. Author",
+        "meters (CC-BY-4.0)",
+        "vision",
+    ):
+        assert text in shown
+    for nothing in ((), ("--data-set", "x")):
+        assert platform.kezek("product", "describe", "trial", *nothing).code == Exit.USAGE
+    assert "to be verified" in product("submit", "trial")
+    assert platform.kezek("product", "verify", "trial").code == Exit.NOT_ALLOWED
+    assert "returned" in product("return", "trial", "--note", "Say who uses it.", KEZEK_TOKEN=reviewer)
+    product("submit", "trial")
+    assert "verified" in product("verify", "trial", KEZEK_TOKEN=reviewer)
+    verdict = product("verdict", "trial", KEZEK_LANG="ru")
+    assert "GPU-часов" in verdict
+    assert "В индикаторе 2 не учитывается." in verdict
+    chain = product("chain", "trial")
+    assert digest in chain
+    assert "authorised body 2, 2026-01-05" in chain
+    assert "simulated" in chain.casefold()
+    assert "No other product" in product("duplicates", "trial")
+    product("register", "copy", "-p", "aurora", *names, *more)
+    assert "same name" in product("duplicates", "trial")
+    product("unlink", "trial", "1")
+    assert "withdrawn" in product("withdraw", "trial")
+
+    kpi = platform.kezek("kpi", "--indicator", "7")
+    assert "percentage" in kpi.err
+    assert json.loads(platform.kezek("kpi", "--indicator", "8", "-o", "json").out)["contribution"] == 0
+    assert platform.kezek("kpi", "--as-of", "2099-01-01T00:00:00Z").code == Exit.USAGE
+
+
+def test_initiatives_are_entered_by_an_operator_and_seen_by_all(platform):
+    assert "No initiatives." in platform.kezek("initiative", "list").err
+    names = ["--kpi-kk", "Мектептер", "--kpi-ru", "Школы", "--kpi-en", "Schools", "--unit", "schools"]
+    figures = ["--baseline", "0", "--target", "100", "--deadline", "2099-12-31", "--direction", "data"]
+    add = ("initiative", "add", "tutor", *names, *figures)
+    assert platform.kezek(*add).code == Exit.NOT_ALLOWED
+    assert "no data" in platform.kezek(*add, KEZEK_TOKEN=platform.operator).out
+    measured = platform.kezek(
+        "initiative", "measure", "tutor", "43", "--on", "2026-01-02", "--source", "register",
+        KEZEK_TOKEN=platform.operator,
+    )  # fmt: skip
+    assert "43 %" in measured.out, measured.err
+    assert "Мектептер" in platform.kezek("initiative", "list", KEZEK_LANG="kk").out
+    assert json.loads(platform.kezek("initiative", "list", "-o", "json").out)[0]["value"] == 43
 
 
 def test_every_refusal_has_its_words_and_its_exit_code(platform):

@@ -30,9 +30,12 @@ from api.schemas import JobIn
 from kezek import ApiError, ConfigError, NetworkError, UsageFaultError, show
 from metrics.idle import Exemption
 from metrics.idle import Step as IdleStep
+from products.chain import Break
 from products.dossier import DocumentCode
+from products.duplicates import Mark
+from products.kpi import Progress
 from products.localisation import Purpose
-from products.model import ProductStatus, Stage
+from products.model import AiKind, BuiltOn, Direction, ProductStatus, Stage
 from products.registers import Criterion, DocumentState, Kind, Step
 from scheduler import model
 from scheduler.fit import Limit
@@ -67,6 +70,12 @@ FROM_THE_PLATFORM = {
     "idle_step": {step.value for step in IdleStep},
     "idle_exemption": {exemption.value for exemption in Exemption},
     "stage": {stage.value for stage in Stage},
+    "direction": {each.value for each in Direction},
+    "ai_kind": {each.value for each in AiKind},
+    "built_on": {each.value for each in BuiltOn},
+    "mark": {each.value for each in Mark},
+    "chain_break": {each.value for each in Break},
+    "progress": {each.value for each in Progress},
     "product_status": {status.value for status in ProductStatus},
     "node": {state.value for state in model.NodeState},
     "dossier_kind": {kind.value for kind in Kind},
@@ -189,9 +198,9 @@ def test_a_refused_value_is_named_by_its_option() -> None:
         ("job x", "at_least", {"name": "JOB", "least": 1, "command": "kezek job"}),
         ("jbos", "not_understood", {"command": "kezek"}),
         (
-            "products register s -p p --name-kk a --name-ru b --name-en c --sector s --stage s --started-on x",
+            "product register s -p p --name-kk a --name-ru b --name-en c --sector s --stage s --started-on x",
             "bad_value",
-            {"name": "--started-on", "command": "kezek products register"},
+            {"name": "--started-on", "command": "kezek product register"},
         ),
     ],
 )
@@ -440,6 +449,8 @@ def commands() -> dict[str, set[str]]:
             found[name] = options - {"--help"}
             return
         for key, each in inner.items():
+            if each.hidden:
+                continue
             walk(each, f"{name} {key}")
 
     walk(typer.main.get_command(app), "kezek")

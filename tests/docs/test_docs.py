@@ -61,6 +61,7 @@ def test_every_command_of_the_server_is_documented():
         "replay",
         "simulate",
         "kpi",
+        "product",
         "report",
         "alive",
     }

@@ -5,8 +5,8 @@ from decimal import Decimal
 
 import pytest
 
-from products.kpi import Direction, Progress
-from products.model import Stage
+from products.kpi import Progress
+from products.model import Direction, Stage
 from products.reports.data import (
     ContributionLine,
     Group,

@@ -24,10 +24,9 @@ from products.evidence import (
     judge,
     judge_all,
 )
-from products.indicator import ALMATY, YearWithoutTargetError
+from products.indicator import ALMATY, TARGETS, YearWithoutTargetError
 from products.kpi import (
     BadInitiativeError,
-    Direction,
     FutureError,
     Imported,
     ImportYearError,
@@ -40,8 +39,8 @@ from products.kpi import (
     track,
     year_bounds,
 )
-from products.model import ProductId, Stage
-from products.rules import BadRulesError, EvidenceRule, parse_rules, rule_in_force
+from products.model import Direction, ProductId, Stage
+from products.rules import STAGES, BadRulesError, EvidenceRule, parse_rules, rule_in_force
 from quota.model import Ground, GroundKind
 from tenants.model import Category, Sector
 
@@ -315,6 +314,7 @@ ITEM = {
     "min_job_gpu_hours": "1",
     "min_stage": "pilot",
     "needs_ai": "true",
+    "reverify_days": "365",
 }
 
 
@@ -337,6 +337,8 @@ def written(*items: dict[str, str]) -> str:
         (written({**ITEM, "min_job_gpu_hours": "true"}), "whole number"),
         (written({**ITEM, "min_stage": "retired"}), "min_stage"),
         (written({**ITEM, "needs_ai": "1"}), "needs_ai"),
+        (written({**ITEM, "reverify_days": "0"}), "reverify_days"),
+        (written({**ITEM, "reverify_days": "true"}), "reverify_days"),
         (written(ITEM, {**ITEM, "version": "'2'"}), "later"),
         (written(ITEM, {**ITEM, "effective_from": "2026-01-01"}), "same version"),
     ],
@@ -352,3 +354,49 @@ def test_the_document_of_rules_is_limited(monkeypatch: pytest.MonkeyPatch) -> No
     assert len(parse_rules(text)) == 1
     with pytest.raises(BadRulesError, match="characters"):
         parse_rules(text + " ")
+
+
+def test_the_targets_are_the_concepts() -> None:
+    assert TARGETS == {2025: 5, 2026: 10, 2027: 15, 2028: 20, 2029: 25}
+
+
+@pytest.mark.parametrize(
+    ("said", "before", "after"),
+    [
+        ((Stage.IDEA, False), (Stage.PRODUCTION, True), (Stage.PRODUCTION, True)),
+        ((Stage.PRODUCTION, True), (Stage.IDEA, True), (Stage.IDEA, True)),
+        ((Stage.PRODUCTION, True), (Stage.PRODUCTION, False), (Stage.PRODUCTION, False)),
+    ],
+)
+def test_what_is_said_after_a_verification_holds_at_once_only_when_it_is_less(
+    said: tuple[Stage, bool], before: tuple[Stage, bool], after: tuple[Stage, bool]
+) -> None:
+    verified = (Described(at(0), *said), Reviewed(at(1), Review.VERIFIED), Described(at(2), *before))
+    then = judge(product(*verified), (RULE,), at(3)).standing
+    lesser = min(said, before, key=lambda item: (STAGES.index(item[0]), item[1]))
+    assert (then.stage, then.uses_ai) == lesser
+    again = judge(product(*verified, Reviewed(at(4), Review.VERIFIED)), (RULE,), at(5)).standing
+    assert (again.stage, again.uses_ai) == after
+
+
+def test_a_verification_is_renewed_yearly_and_overdue_takes_nothing_away() -> None:
+    verdict = judge(product(*GOOD), (RULE,), at(5 + 365))
+    assert verdict.review_due_at == at(5 + 365)
+    assert verdict.is_review_overdue
+    assert verdict.counts
+    assert not judge(product(*GOOD), (RULE,), at(5 + 364)).is_review_overdue
+    renewed = product(*GOOD, Reviewed(at(300), Review.VERIFIED))
+    assert judge(renewed, (RULE,), at(400)).review_due_at == at(300 + 365)
+    assert judge(renewed, (RULE,), at(400)).counted_at == at(5)
+    assert judge(product(*GOOD[:2]), (RULE,), at(400)).review_due_at is None
+    assert judge(product(*GOOD), (STRICT,), at(6)).review_due_at is None
+
+
+def test_a_verdict_carries_what_it_was_judged_by() -> None:
+    found = judge(product(*GOOD, Trained(at(2), 9, 7200)), (RULE,), at(10)).standing
+    assert (found.longest_job, found.longest_s, found.review, found.verified_at) == (
+        9,
+        7200,
+        Review.VERIFIED,
+        at(5),
+    )

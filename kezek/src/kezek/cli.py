@@ -15,6 +15,7 @@ from kezek import (
     localisation_commands,
     planning_commands,
     platform_commands,
+    product_commands,
     register_commands,
     telemetry_commands,
 )
@@ -59,7 +60,9 @@ app.command()(telemetry_commands.idle)
 app.command()(telemetry_commands.use)
 app.add_typer(planning_commands.acts, name="acts")
 app.add_typer(planning_commands.windows, name="windows")
-app.add_typer(platform_commands.products, name="products")
+app.add_typer(product_commands.products, name="product")
+app.add_typer(product_commands.products, name="products", hidden=True)  # as it was called at first
+app.add_typer(product_commands.initiatives, name="initiative")
 app.add_typer(platform_commands.outputs, name="outputs")
 app.add_typer(localisation_commands.app, name="localisation")
 app.add_typer(register_commands.app, name="registers")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 import secrets
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from datetime import datetime
@@ -18,11 +18,12 @@ from urllib.parse import quote
 from kezek import retry
 from kezek.bundle import Bundle
 from kezek.errors import ConfigError, DigestMismatchError, UsageFaultError
+from kezek.evidence import Chain, Contribution, Initiative, Likeness, Verdict
 from kezek.fields import Fields
 from kezek.logs import Follower, LogPage, LogPlace
 from kezek.messages import FALLBACK
 from kezek.model import Cluster, Job, JobRequest, Me, Output, Quota
-from kezek.register import Indicator, Product, ProductRequest
+from kezek.register import ENTRY_FIELDS, Indicator, Product, ProductRequest
 from kezek.settings import checked_url
 from kezek.telemetry import Efficiency, IdleJobs, Notice, Use
 from kezek.transport import DOWNLOAD_CHUNK_BYTES, Call, Query, Transport
@@ -242,15 +243,75 @@ class Client:
 
     def product(self, slug: str) -> Product:
         """One product with its evidence."""
-        return Product.of(self._transport.json(Call.get(f"/v1/products/{quote(slug, safe='')}")))
+        return Product.of(self._transport.json(Call.get(_product(slug))))
 
     def register_product(self, request: ProductRequest) -> Product:
         """Enter a product; it waits for a reviewer."""
         return Product.of(self._transport.json(Call.post("/v1/products", request.document())))
 
-    def indicator_2(self, year: int | None = None) -> Indicator:
-        """Target indicator 2, every year or one."""
-        query: Query = {} if year is None else {"year": year}
+    def change_product(self, slug: str, changes: Mapping[str, object]) -> Product:
+        """Say something else of a product: fields of `ENTRY_FIELDS`; those that are not named stay as they are."""
+        known = self.product(slug).raw
+        entry = {name: known[name] for name in ENTRY_FIELDS if known.get(name) is not None}
+        return Product.of(self._transport.json(Call.put(_product(slug), {**entry, **changes})))
+
+    def submit_product(self, slug: str) -> Product:
+        """Submit a draft, or a returned product again, for review."""
+        return Product.of(self._transport.json(Call.post(_product(slug, "submit"))))
+
+    def withdraw_product(self, slug: str) -> Product:
+        """Withdraw a product for good."""
+        return Product.of(self._transport.json(Call.post(_product(slug, "withdraw"))))
+
+    def verify_product(self, slug: str) -> Product:
+        """Verify a product as an independent reviewer, or renew its verification."""
+        return Product.of(self._transport.json(Call.post(_product(slug, "verify"))))
+
+    def return_product(self, slug: str, note: str) -> Product:
+        """Return a product to its author with a reason, as an independent reviewer."""
+        return Product.of(self._transport.json(Call.post(_product(slug, "return"), {"note": note})))
+
+    def link_jobs(self, slug: str, jobs: Sequence[int]) -> Product:
+        """Name further jobs as a product's evidence."""
+        return Product.of(self._transport.json(Call.post(_product(slug, "jobs"), {"jobs": list(jobs)})))
+
+    def unlink_job(self, slug: str, job_id: int) -> Product:
+        """Take a job back as a product's evidence, from now on."""
+        return Product.of(self._transport.json(Call("DELETE", _product(slug, f"jobs/{job_id}"))))
+
+    def add_version(self, slug: str, version: Mapping[str, object]) -> Fields:
+        """Name a file a linked job kept as a version of the model: version, job, path and, if need be, rank, sha256."""
+        return self._transport.json(Call.post(_product(slug, "model-versions"), dict(version)))
+
+    def verdict(self, slug: str, as_of: str | None = None) -> Verdict:
+        """Whether a product counts for indicator 2, condition by condition, now or as of an RFC 3339 instant."""
+        return Verdict.of(self._transport.json(Call.get(_product(slug, "verdict"), _as_of(as_of))))
+
+    def chain(self, slug: str) -> Chain:
+        """The chain of evidence of a product, from the policy to the indicator."""
+        return Chain.of(self._transport.json(Call.get(_product(slug, "chain"))))
+
+    def duplicates(self, slug: str) -> tuple[Likeness, ...]:
+        """Products that look like this one; they are shown, never merged."""
+        found = self._transport.json(Call.get(_product(slug, "duplicates")))
+        return tuple(map(Likeness.of, found.objects("items")))
+
+    def initiatives(self) -> tuple[Initiative, ...]:
+        """The icebreaker initiatives, and where each stands."""
+        return tuple(map(Initiative.of, self._transport.json(Call.get("/v1/initiatives")).objects("items")))
+
+    def add_initiative(self, initiative: Mapping[str, object]) -> Initiative:
+        """Register an initiative: slug, direction, kpi, unit, baseline, target, deadline."""
+        return Initiative.of(self._transport.json(Call.post("/v1/initiatives", dict(initiative))))
+
+    def measure_initiative(self, slug: str, measurement: Mapping[str, object]) -> Initiative:
+        """Enter a value of an initiative's KPI: on, value, source."""
+        path = f"/v1/initiatives/{quote(slug, safe='')}/measurements"
+        return Initiative.of(self._transport.json(Call.post(path, dict(measurement))))
+
+    def indicator_2(self, year: int | None = None, as_of: str | None = None) -> Indicator:
+        """Target indicator 2, every year or one, now or as of an RFC 3339 instant."""
+        query: Query = {**_as_of(as_of), **({} if year is None else {"year": year})}
         return Indicator.of(self._transport.json(Call.get("/v1/kpi/indicators/2", query)))
 
     def efficiency(self, job_id: int) -> Efficiency:
@@ -291,6 +352,11 @@ class Client:
         """The objects of any list of the platform, a page at a time as they are taken."""
         return self._pages(path, query)
 
+    def contribution(self, number: int, year: int | None = None, as_of: str | None = None) -> Contribution:
+        """The platform's contribution to the national indicator 7 or 8."""
+        query: Query = {**_as_of(as_of), **({} if year is None else {"year": year})}
+        return Contribution.of(self._transport.json(Call.get(f"/v1/kpi/indicators/{number}", query)))
+
     def _pages(self, path: str, query: Query) -> Iterator[Fields]:
         """The objects of a list, asked for as they are taken."""
         cursor: Query = {}
@@ -301,3 +367,11 @@ class Client:
             if following is None:
                 return
             cursor = {"cursor": following}
+
+
+def _product(slug: str, part: str = "") -> str:
+    return f"/v1/products/{quote(slug, safe='')}{'/' if part else ''}{part}"
+
+
+def _as_of(as_of: str | None) -> Query:
+    return {} if as_of is None else {"as_of": as_of}

@@ -1,8 +1,8 @@
-"""Commands about the platform: quota, cluster, kpi, products, outputs."""
+"""Commands about the platform: quota, cluster, kpi, outputs. Products have `kezek.product_commands`."""
 
 from __future__ import annotations
 
-from datetime import datetime
+from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
 
@@ -12,10 +12,8 @@ from kezek import show
 from kezek.context import JobNumber, Output, connect, terminal
 from kezek.errors import UsageFaultError
 from kezek.messages import ALMATY
-from kezek.register import ProductRequest
-from kezek.terminal import Format
+from kezek.terminal import Format, Terminal
 
-products = typer.Typer(no_args_is_help=True, help="The register of products built on the platform.")
 outputs = typer.Typer(no_args_is_help=True, help="Files that jobs kept.")
 
 
@@ -56,17 +54,32 @@ def cluster(*, output: Output = Format.TABLE) -> None:
         screen.note(messages.say("cluster.simulated"))
 
 
+class Indicator(StrEnum):
+    """Indicators that the platform has figures of."""
+
+    TWO = "2"
+    SEVEN = "7"
+    EIGHT = "8"
+
+
 def kpi(
     *,
+    indicator: Annotated[
+        Indicator, typer.Option(help="2, or the platform's contribution to 7 or 8.")
+    ] = Indicator.TWO,
     year: Annotated[
-        int | None, typer.Option(min=2000, max=2200, help="One year; else every year with a target.")
+        int | None, typer.Option(min=2000, max=2200, help="One year; else every year, of 7 and 8 this one.")
     ] = None,
+    as_of: Annotated[str | None, typer.Option(help="RFC 3339 instant; else now.")] = None,
     output: Output = Format.TABLE,
 ) -> None:
-    """Show target indicator 2: AI products developed on the platform, plan and fact by year."""
+    """Show a target indicator: 2 by plan and fact, 7 and 8 as the platform's contribution."""
     screen = terminal(output)
+    if indicator is not Indicator.TWO:
+        _contribution(screen, int(indicator), year, as_of)
+        return
     with connect() as client:
-        found = client.indicator_2(year)
+        found = client.indicator_2(year, as_of)
     if screen.is_json:
         screen.json(found.raw)
         return
@@ -77,73 +90,18 @@ def kpi(
     screen.note(f"{messages.say('head.as_of')}: {messages.instant(found.as_of)} ({ALMATY.tzname(None)})")
 
 
-@products.command("list")
-def list_products(*, output: Output = Format.TABLE) -> None:
-    """List the products you may see."""
-    screen = terminal(output)
+def _contribution(screen: Terminal, number: int, year: int | None, as_of: str | None) -> None:
     with connect() as client:
-        found = list(client.products())
-    if screen.is_json:
-        screen.json([product.raw for product in found])
-    elif found:
-        screen.table(show.PRODUCT_HEADS, show.product_rows(found, screen.messages))
-    else:
-        screen.note(screen.messages.say("product.none"))
-
-
-@products.command("show")
-def show_product(
-    slug: Annotated[str, typer.Argument(help="Short name of the product.")], *, output: Output = Format.TABLE
-) -> None:
-    """Show a product and the jobs it was built by."""
-    screen = terminal(output)
-    with connect() as client:
-        found = client.product(slug)
+        found = client.contribution(number, year, as_of)
     if screen.is_json:
         screen.json(found.raw)
         return
-    screen.record(show.product_pairs(found, screen.messages))
-    if found.evidence:
-        screen.table(show.EVIDENCE_HEADS, show.evidence_rows(found, screen.messages))
-
-
-@products.command("register")
-def register_product(  # noqa: PLR0913 - every argument is an option of the command line
-    slug: Annotated[str, typer.Argument(help="Short name: small Latin letters, digits, hyphens.")],
-    *,
-    project: Annotated[
-        str, typer.Option("--project", "-p", envvar="KEZEK_PROJECT", help="Short name of the project.")
-    ],
-    name_kk: Annotated[str, typer.Option(help="Name in Kazakh.")],
-    name_ru: Annotated[str, typer.Option(help="Name in Russian.")],
-    name_en: Annotated[str, typer.Option(help="Name in English.")],
-    sector: Annotated[str, typer.Option(help="Sector of the economy it serves, such as health-care.")],
-    stage: Annotated[str, typer.Option(help="idea, prototype, pilot, production or retired.")],
-    started_on: Annotated[
-        datetime, typer.Option(formats=["%Y-%m-%d"], help="Day its making began, YYYY-MM-DD.")
-    ],
-    job: Annotated[list[int] | None, typer.Option(min=1, help="Job it was built by; repeat.")] = None,
-    description: Annotated[str, typer.Option(help="What it does.")] = "",
-    output: Output = Format.TABLE,
-) -> None:
-    """Enter a product in the register; a reviewer then verifies it."""
-    screen = terminal(output)
-    request = ProductRequest(
-        slug=slug,
-        project=project,
-        name={"kk": name_kk, "ru": name_ru, "en": name_en},
-        sector=sector,
-        stage=stage,
-        started_on=started_on.date(),
-        description=description,
-        jobs=tuple(job or ()),
-    )
-    with connect() as client:
-        made = client.register_product(request)
-    if screen.is_json:
-        screen.json(made.raw)
-    else:
-        screen.line(screen.messages.say("product.registered", slug=made.slug))
+    messages = screen.messages
+    row = (str(found.year), str(found.contribution), str(found.national_target))
+    screen.table(show.CONTRIBUTION_HEADS, [row], found.definition)
+    if found.ambiguity is not None:
+        screen.note(found.ambiguity)
+    screen.note(f"{messages.say('head.as_of')}: {messages.instant(found.as_of)} ({ALMATY.tzname(None)})")
 
 
 @outputs.command("list")

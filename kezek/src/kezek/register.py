@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import date, datetime
-from typing import Self
+from typing import Final, Self
 
 from kezek.fields import Fields, Json
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ProductRequest:
-    """A product to be registered; it is submitted for review at once.
+    """A product to be registered; it is submitted for review at once unless it is a draft.
 
     Args:
         slug: short name: small Latin letters, digits, hyphens.
@@ -23,6 +23,8 @@ class ProductRequest:
         started_on: day its making began.
         description: what it does.
         jobs: jobs of the project that it was built by.
+        is_draft: keep it as a draft.
+        further: the register's further fields by their name in the API, such as "direction" or "ai_kind".
     """
 
     slug: str
@@ -33,6 +35,8 @@ class ProductRequest:
     started_on: date
     description: str = ""
     jobs: tuple[int, ...] = ()
+    is_draft: bool = False
+    further: Mapping[str, object] = field(default_factory=dict)
 
     def document(self) -> dict[str, object]:
         """The body of the request."""
@@ -45,7 +49,27 @@ class ProductRequest:
             "started_on": self.started_on.isoformat(),
             "description": self.description,
             "jobs": list(self.jobs),
+            "is_draft": self.is_draft,
+            **self.further,
         }
+
+
+ENTRY_FIELDS: Final = (
+    "name",
+    "description",
+    "sector",
+    "stage",
+    "started_on",
+    "direction",
+    "ai_kind",
+    "builds_on",
+    "links",
+    "users",
+    "programme",
+    "authors",
+    "data_sets",
+)
+"""What a project says of its product, by name in the API."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,6 +110,14 @@ class Product:
     stage: str
     status: str
     started_on: str
+    direction: str | None
+    ai_kind: str | None
+    builds_on: tuple[str, ...]
+    links: tuple[str, ...]
+    users: str
+    programme: str | None
+    authors: tuple[str, ...]
+    data_sets: tuple[str, ...]
     registered_at: datetime
     verified_at: datetime | None
     return_note: str | None
@@ -109,6 +141,16 @@ class Product:
             stage=fields.text("stage"),
             status=fields.text("status"),
             started_on=fields.text("started_on"),
+            direction=fields.optional_text("direction"),
+            ai_kind=fields.optional_text("ai_kind"),
+            builds_on=fields.texts("builds_on"),
+            links=fields.texts("links"),
+            users=fields.text("users"),
+            programme=fields.optional_text("programme"),
+            authors=() if fields.raw.get("authors") is None else fields.texts("authors"),
+            data_sets=tuple(
+                f"{one.text('id')} ({one.text('licence')})" for one in fields.objects("data_sets")
+            ),
             registered_at=fields.instant("registered_at"),
             verified_at=fields.optional_instant("verified_at"),
             return_note=fields.optional_text("return_note"),
@@ -119,12 +161,18 @@ class Product:
 
 @dataclass(frozen=True, slots=True)
 class IndicatorYear:
-    """One year: the target beside both readings of the fact; None before the year begins."""
+    """One year: the target beside both readings of the fact; None before the year begins.
+
+    `imported` counts products imported with a decision, up to the year; they stand apart.
+    """
 
     year: int
     target: int
     added: int | None
     cumulative: int | None
+    imported: int | None
+    forecast_low: int | None
+    forecast_high: int | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,7 +183,7 @@ class Indicator:
         as_of: the instant the figures hold for.
         years: every year with a target, in order.
         unverified: products no reviewer has verified.
-        without_evidence: verified products without a completed job that used GPU time.
+        without_evidence: verified products without a completed job of the GPU-hours that the rule names.
     """
 
     as_of: datetime
@@ -157,6 +205,9 @@ class Indicator:
                 year.integer("target"),
                 year.optional_integer("added"),
                 year.optional_integer("cumulative"),
+                year.optional_integer("imported_cumulative"),
+                year.optional_integer("forecast_low"),
+                year.optional_integer("forecast_high"),
             )
             for year in fields.objects("years")
         )

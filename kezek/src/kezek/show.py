@@ -5,6 +5,7 @@ from __future__ import annotations
 import shlex
 from collections.abc import Iterable, Sequence
 
+from kezek.evidence import Chain, Initiative, Likeness, Verdict
 from kezek.fields import Fields
 from kezek.messages import Messages
 from kezek.model import WAITING, Cluster, Grant, Job, Output, Queue
@@ -32,7 +33,12 @@ GRANT_HEADS = ("project", "flavor", "granted", "used", "pending", "remaining", "
 QUEUE_HEADS = ("queue", "nominal", "in_use", "running", "waiting")
 PRODUCT_HEADS = ("slug", "name", "sector", "stage", "status", "registered")
 EVIDENCE_HEADS = ("jobs", "state", "gpu_hours", "counted", "digest")
-YEAR_HEADS = ("year", "target", "cumulative", "added")
+YEAR_HEADS = ("year", "target", "cumulative", "added", "imported", "forecast")
+CONTRIBUTION_HEADS = ("year", "contribution", "national_target")
+CONDITION_HEADS = ("condition", "holds")
+CHAIN_HEADS = ("jobs", "state", "gpu_hours", "policy", "queue", "decision", "energy", "digest", "breaks")
+LIKENESS_HEADS = ("slug", "mark", "value")
+INITIATIVE_HEADS = ("slug", "kpi", "direction", "fact", "target", "done", "deadline", "progress")
 
 
 def state(job: Job, messages: Messages) -> tuple[str, str]:
@@ -264,6 +270,14 @@ def product_pairs(product: Product, messages: Messages) -> Pairs:
         ("sector", messages.named("sector", product.sector)),
         ("stage", messages.named("stage", product.stage)),
         ("status", messages.named("product_status", product.status)),
+        ("direction", messages.named("direction", product.direction) if product.direction else ""),
+        ("ai_kind", messages.named("ai_kind", product.ai_kind) if product.ai_kind else ""),
+        ("builds_on", ", ".join(messages.named("built_on", each) for each in product.builds_on)),
+        ("users", product.users),
+        ("programme", product.programme or ""),
+        ("links", " ".join(product.links)),
+        ("authors", ", ".join(product.authors)),
+        ("data_sets", ", ".join(product.data_sets)),
         ("started_on", product.started_on),
         ("registered", messages.instant(product.registered_at)),
         ("verified", messages.instant(product.verified_at) if product.verified_at else ""),
@@ -295,6 +309,59 @@ def year_rows(indicator: Indicator, messages: Messages) -> list[Sequence[Cell]]:
             str(year.target),
             begun if year.cumulative is None else str(year.cumulative),
             begun if year.added is None else str(year.added),
+            begun if year.imported is None else str(year.imported),
+            "" if year.forecast_low is None else f"{year.forecast_low}-{year.forecast_high}",
         )
         for year in indicator.years
+    ]
+
+
+def condition_rows(verdict: Verdict, messages: Messages) -> list[Sequence[Cell]]:
+    """The conditions of a verdict as the rows of `CONDITION_HEADS`."""
+    said = {True: (messages.say("yesno.yes"), "green"), False: (messages.say("yesno.no"), "red")}
+    return [(each.text, said[each.holds]) for each in verdict.conditions]
+
+
+def chain_rows(chain: Chain, messages: Messages) -> list[Sequence[Cell]]:
+    """The jobs of a chain as the rows of `CHAIN_HEADS`."""
+    none = messages.say("yesno.none")
+    return [
+        (
+            str(job.job_id),
+            messages.named("state", job.state),
+            messages.gpu_hours(job.gpu_seconds),
+            " ".join(job.policies) or none,
+            " ".join(job.queues) or none,
+            "; ".join(job.decisions) or none,
+            none if job.energy_kwh is None else messages.number(job.energy_kwh, 3),
+            " ".join(job.digests) or none,
+            ", ".join(messages.named("chain_break", each) for each in job.breaks) or none,
+        )
+        for job in chain.jobs
+    ]
+
+
+def likeness_rows(found: Iterable[Likeness], messages: Messages) -> list[Sequence[Cell]]:
+    """Products that look like one as the rows of `LIKENESS_HEADS`."""
+    return [
+        (each.slug or messages.say("product.hidden"), messages.named("mark", each.mark), each.value)
+        for each in found
+    ]
+
+
+def initiative_rows(found: Iterable[Initiative], messages: Messages) -> list[Sequence[Cell]]:
+    """Initiatives as the rows of `INITIATIVE_HEADS`."""
+    none = messages.say("yesno.none")
+    return [
+        (
+            each.slug,
+            f"{each.kpi.get(messages.language, '')}, {each.unit}",
+            messages.named("direction", each.direction),
+            none if each.value is None else str(each.value),
+            str(each.target),
+            none if each.done_percent is None else f"{each.done_percent} %",
+            each.deadline,
+            messages.named("progress", each.progress),
+        )
+        for each in found
     ]

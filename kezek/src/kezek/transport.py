@@ -60,6 +60,12 @@ class Call:
         return cls("GET", path, query or {}, is_idempotent=True)
 
     @classmethod
+    def put(cls, path: str, value: object) -> Self:
+        """A write that replaces, so that it may be sent again."""
+        body = json.dumps(value, ensure_ascii=False).encode()
+        return cls("PUT", path, {}, body, {"Content-Type": "application/json"}, is_idempotent=True)
+
+    @classmethod
     def post(cls, path: str, value: object = None, *, idempotency_key: str | None = None) -> Self:
         """A write with a JSON body; with a key it may be sent again."""
         headers = {"Content-Type": "application/json"}
