@@ -92,7 +92,7 @@ class CountedOut(BaseModel):
     rule: str
 
 
-class ActOut(BaseModel):
+class ImportDecisionOut(BaseModel):
     """The decision that an imported product rests on."""
 
     kind: GroundKind
@@ -106,7 +106,7 @@ class ImportedOut(BaseModel):
 
     slug: str
     counted_on: date
-    decision: ActOut
+    decision: ImportDecisionOut
     imported_at: datetime
 
     @classmethod
@@ -116,7 +116,7 @@ class ImportedOut(BaseModel):
         return cls(
             slug=found.slug,
             counted_on=found.counted_on,
-            decision=ActOut(kind=act.kind, body=act.body, number=act.number, date=act.date),
+            decision=ImportDecisionOut(kind=act.kind, body=act.body, number=act.number, date=act.date),
             imported_at=found.imported_at,
         )
 

@@ -174,7 +174,7 @@ _INITIATIVE: Final = {
 }
 
 PRODUCT_EXAMPLES: Final[Mapping[str, object]] = {
-    "ActOut": _ACT,
+    "ImportDecisionOut": _ACT,
     "ChainAttemptOut": _ATTEMPT,
     "ChainGrantOut": _GRANT,
     "ChainGroundOut": _GROUND,
@@ -204,7 +204,7 @@ PRODUCT_EXAMPLES: Final[Mapping[str, object]] = {
     "CoverageOut": _COVERAGE,
     "DataSetIn": _DATA_SET,
     "DataSetOut": _DATA_SET,
-    "EntryIn": _ENTRY,
+    "ProductEntryIn": _ENTRY,
     "EvidenceFileOut": _FILE,
     "EvidenceJobOut": _JOB,
     "EvidenceRuleOut": _RULE,

@@ -38,7 +38,7 @@ class DataSetIn(Body):
     licence: Line = Field(description='Terms of use, such as "CC-BY-4.0".')
 
 
-class EntryIn(Body):
+class ProductEntryIn(Body):
     """What a project says of its product."""
 
     name: Names
@@ -78,7 +78,7 @@ class EntryIn(Body):
         )
 
 
-class ProductIn(EntryIn):
+class ProductIn(ProductEntryIn):
     """A product to be registered: as a draft, or submitted for review at once."""
 
     slug: Slug

@@ -22,7 +22,7 @@ from api.product_answers import (
     ProductOut,
     VerdictOut,
 )
-from api.product_schemas import AsOfQuery, EntryIn, JobPath, LinkIn, ModelVersionIn, ProductIn
+from api.product_schemas import AsOfQuery, JobPath, LinkIn, ModelVersionIn, ProductEntryIn, ProductIn
 from api.schemas import SLUG, PageQuery, ReturnIn
 from products import artefacts, history
 from products import chain as chains
@@ -118,7 +118,7 @@ def get_product(ctx: Ctx, caller: Caller, slug: SlugPath) -> ProductDetailOut:
     summary="Change what is said of a product",
     responses=_CHANGE,
 )
-def change_product(ctx: Ctx, caller: Caller, slug: SlugPath, body: EntryIn) -> ProductOut:
+def change_product(ctx: Ctx, caller: Caller, slug: SlugPath, body: ProductEntryIn) -> ProductOut:
     """Replace the entry. Of a verified product, a further stage or a use of AI holds from its next verification."""
     with transaction(ctx.engine) as session:
         _changeable(session, caller, slug)
