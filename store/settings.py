@@ -183,7 +183,7 @@ class Settings(BaseSettings):
         description="GPUs that the agent of a node of that Ray cluster simulates; 0: the real ones that NVML finds.",
         json_schema_extra=_MANAGED,
     )
-    telemetry_interval_s: float = Field(
+    telemetry_interval_s: int = Field(
         default=30,
         ge=1,
         le=30,

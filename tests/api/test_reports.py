@@ -20,9 +20,6 @@ from api.limits import MAX_PUBLIC_PER_MINUTE, PUBLIC_CACHE_S
 from api.visitors import Kept, RateLimit, network_of
 from metrics import efficiency, folds
 from metrics.tables import AttemptTelemetryRow
-from products import history, service
-from products.history import Statement
-from products.model import ProductId, Stage
 from products.reports.build import verify
 from products.reports.data import FIGURES
 from quota.model import GrantId
@@ -90,27 +87,13 @@ def built(w: World, job: int) -> None:
         "name": NAMES,
         "sector": "education",
         "stage": "pilot",
+        "ai_kind": "speech",
         "started_on": "2026-02-01",
         "jobs": [job],
     }
-    made = w.ok("uni-researcher", "POST", "/v1/products", body)
-    with transaction(w.engine) as session:
-        product = replace(_product(session, made), id=ProductId(UUID(made["id"])))
-        history.describe(
-            session,
-            product,
-            Statement(Stage.PILOT, uses_ai=True, programme=None),
-            actor=f"user:{w.users['uni-researcher']}",
-            at=w.clock.at,
-        )
+    w.ok("uni-researcher", "POST", "/v1/products", body)
     w.clock.at += timedelta(hours=1)
     w.ok("reviewer", "POST", "/v1/products/reader/verify")
-
-
-def _product(session: Any, made: Any) -> Any:
-    from products.tables import ProductRow
-
-    return service._product(session.get_one(ProductRow, UUID(made["id"])))
 
 
 def issue(w: World, **changes: Any) -> Any:

@@ -64,6 +64,7 @@ def test_a_jobs_figures_stand_beside_their_coverage(world: World) -> None:
         "held_gpu_seconds": 200.0,
         "observed_gpu_seconds": 150.0,
         "coverage_ratio": 0.75,
+        "busy_gpu_seconds": 150.0,
         "mean_utilisation_ratio": 0.5,
         "p95_utilisation_ratio": 0.5,
         "idle_gpu_seconds": 0.0,

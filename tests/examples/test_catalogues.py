@@ -12,10 +12,11 @@ from babel.messages.pofile import read_po
 from api.errors import ErrorCode
 from api.findings import KINDS
 from metrics.idle import Step
+from products.evidence import Condition
 from scheduler.fit import Limit
 from scheduler.lifecycle import FINAL_CODES, IDLE_ERROR
 from scheduler.model import JobState, ReasonCode
-from scheduler.order import RULES
+from scheduler.order import ENTITLED_FIRST, FAIR_SHARE, PRIORITY_CLASS, RESERVED, RULES
 from scheduler.plan import AGED
 from tenants.model import Category, Role, Sector
 
@@ -113,7 +114,11 @@ def keys_of(prefix: str, suffix: str = "") -> set[str]:
         ("state.", set(JobState)),
         ("reason.", set(ReasonCode)),
         ("limit.", set(Limit)),
-        ("rule.", {AGED, *(rule.name for rule in RULES)}),
+        (
+            "rule.",
+            {ENTITLED_FIRST, FAIR_SHARE, PRIORITY_CLASS, RESERVED, AGED, *(rule.name for rule in RULES)},
+        ),
+        ("condition.", set(Condition)),
         ("exit_error.", EXIT_ERRORS | {"other"}),
         ("finding.", set(KINDS)),
         ("idle.", set(Step)),
@@ -146,12 +151,14 @@ def test_no_text_is_left_unused() -> None:
         "exit_error.",
         "finding.",
         "idle.",
+        "condition.",
     )
     of_enums = (*by_code, "never_fits.", "language.", "error.")
     sources = [*API.rglob("*.py"), *API.rglob("*.html")]
     code = "".join(path.read_text("utf-8") for path in sources)
     built = {f"page.overview.{name}" for name in ("by_sector", "by_category", "sector", "category")}
     built |= {f"unit.{name}" for name in ("hours", "minutes")}
+    built |= {"indicator.7.definition", "indicator.7.ambiguity", "indicator.8.definition"}
     unused = {key for key in messages("en") if not key.startswith(of_enums) and f'"{key}"' not in code}
     assert unused == built
 

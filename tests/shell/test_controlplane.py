@@ -15,6 +15,7 @@ from metrics.allocated import Allocated
 from metrics.bounded import MAX_QUEUES, OTHER_QUEUE, bounded
 from metrics.controlplane import CACHE_S, ControlPlane
 from metrics.scheduling import CallFigures, CyclePhases
+from products.registers_collector import DocumentsDue
 from scheduler.dispatch.fake import Script
 from scheduler.tables import JobRow
 from store import clock
@@ -172,7 +173,12 @@ def test_documented_metrics_are_those_of_the_platform(world):
     world.submit(1)
     world.turn()
     registry = CollectorRegistry()
-    for collector in (ControlPlane(world.engine), Allocated(world.engine, clock.now)):
+    everything = (
+        ControlPlane(world.engine),
+        Allocated(world.engine, clock.now),
+        DocumentsDue(world.engine, clock.now),
+    )
+    for collector in everything:
         registry.register(collector)
     CallFigures(registry)
     CyclePhases(registry)

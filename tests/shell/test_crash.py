@@ -234,7 +234,11 @@ def test_two_schedulers_take_turns(machine, tenant, wait_until):
     second = machine.scheduler()
     first.send_signal(signal.SIGSTOP)  # it freezes, as a machine that swaps does
     other = submit(tenant, wait_until)
-    wait_until(lambda: tenant.state(other) is JobState.COMPLETED, "the second scheduler runs the job")
+    wait_until(
+        lambda: tenant.state(other) is JobState.COMPLETED,
+        "the second scheduler runs the job",
+        deadline_s=60.0,
+    )
     first.send_signal(signal.SIGCONT)
     assert first.wait(20) != 0, "the first must end: its lease is lost"
     assert second.poll() is None
