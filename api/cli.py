@@ -19,7 +19,7 @@ USAGE = """usage: kezek-server COMMAND [options]
   agents      start the node agents in a Ray cluster
   agent       run one node agent without Ray
   migrate     bring the database to this release
-  policy      check or enact a quota policy
+  policy      check a quota policy, see what it would do, or enact it
   idle-policy check, set or show the policy for idle jobs
   token       issue an operator's token
   audit       verify the journal's chain
