@@ -84,7 +84,10 @@ class Running:
 
     def child(self, name: str) -> psutil.Process:
         for child in self.family():
-            command = child.cmdline()
+            try:
+                command = child.cmdline()
+            except (psutil.ZombieProcess, psutil.NoSuchProcess):
+                continue  # one that was just killed
             if "api.cli" in command and name in command:
                 return child
         pytest.fail(f"no process {name}")
