@@ -7,6 +7,8 @@ SHELL := /bin/bash
 PYTHON ?= python3
 VENV := .venv
 JOBENV := .jobenv
+# Test files that run side by side, each with servers of its own.
+WORKERS ?= 2
 BIN := $(VENV)/bin
 # The cache of the installer: the user's own where there is a home folder, else inside the checkout.
 export UV_CACHE_DIR ?= $(if $(HOME),$(HOME)/.cache/uv,$(CURDIR)/.stamps/uv)
@@ -26,7 +28,7 @@ run: install jobenv ## Run the whole platform here and play a small workload (ON
 
 test: dev jobenv ## Set up what the tests need and pass the whole suite
 	tests/setup.sh
-	$(BIN)/python -m pytest -m "not nightly" $(ARGS)
+	$(BIN)/python -m pytest -m "not nightly" -n $(WORKERS) --dist loadfile $(ARGS)
 
 nightly: dev jobenv ## The slow proofs, with many more examples
 	tests/setup.sh
