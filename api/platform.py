@@ -290,8 +290,9 @@ class Platform:
         """
         address = self._loopback("exporter")
         if (self.state_dir / "gpus.json").exists() and open_source() is not None:
-            nodes = json.loads((self.state_dir / "agents.json").read_text(encoding="utf-8"))
-            arguments: tuple[str, ...] = ("--node", next(iter(nodes)))
+            node = next(iter(json.loads((self.state_dir / "agents.json").read_text(encoding="utf-8"))))
+            agent = self.state_dir / "agents" / node
+            arguments: tuple[str, ...] = ("--node", node, "--agent-state", str(agent))
         else:
             self.refresh_holders()
             arguments = ("--simulated", "--nodes-file", str(self.state_dir / "holders.json"))

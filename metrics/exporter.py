@@ -54,12 +54,14 @@ class NodeSpec:
         open_source: Opens its source, None where there is none yet; tried again at each collection.
         expected_gpus: GPUs the node must have, or None: as many as were ever counted.
         list_pods: Asks the kubelet which pod holds which GPU; None outside Kubernetes.
+        list_ranks: Reads which ranks the node's agent says live; None: only environments tell whose a process is.
     """
 
     node: str
     open_source: Callable[[], GpuSource | None]
     expected_gpus: int | None = None
     list_pods: Callable[[], PodDevices] | None = None
+    list_ranks: Callable[[], Known] | None = None
 
 
 def collection_limit_s(scrape_timeout: str | None) -> float:
@@ -96,6 +98,7 @@ class NodeReader:
         self._most = 0
         self._control = Lane(f"{spec.node}-control")
         self._kubelet = Lane(f"{spec.node}-kubelet")
+        self._agent = Lane(f"{spec.node}-agent")
         self._lanes: dict[int, Lane] = {}
         # Written by the lanes: a GPU that hangs after it was identified keeps its name.
         self._identities: dict[int, GpuIdentity] = {}
@@ -111,9 +114,16 @@ class NodeReader:
         started_s = time.monotonic()
         problems: set[str] = set()
         asked = None if self._spec.list_pods is None else self._kubelet.start(self._spec.list_pods)
-        is_counted = self._count_devices(started_s + limit_s * _CONTROL_SHARE, problems)
-        gpus = self._read_gpus(started_s + limit_s, problems)
-        # The kubelet's answer is beside the GPUs': without it their collection is complete all the same.
+        said = None if self._spec.list_ranks is None else self._agent.start(self._spec.list_ranks)
+        control_deadline_s = started_s + limit_s * _CONTROL_SHARE
+        is_counted = self._count_devices(control_deadline_s, problems)
+        known = (
+            None
+            if self._spec.list_ranks is None
+            else _wait(said, control_deadline_s, "agent's files", problems)
+        )
+        gpus = self._read_gpus(started_s + limit_s, known, problems)
+        # What the agent and the kubelet say is beside the GPUs': without it their collection is complete all the same.
         pods = None if asked is None else _wait(asked, started_s + limit_s, "kubelet", problems)
         is_success = is_counted and self._count > 0 and all(gpu.is_complete for gpu in gpus)
         if is_success:
@@ -131,6 +141,8 @@ class NodeReader:
             xids=() if self._source is None else self._source.xids(),
             has_kubelet=self._spec.list_pods is not None,
             pods=pods,
+            has_agent=self._spec.list_ranks is not None,
+            known=known,
         )
 
     def _count_devices(self, deadline_s: float, problems: set[str]) -> bool:
@@ -148,7 +160,9 @@ class NodeReader:
         source = self._source or self._spec.open_source()
         return (None, 0) if source is None else (source, source.count())
 
-    def _read_gpus(self, deadline_s: float, problems: set[str]) -> tuple[GpuReading, ...]:
+    def _read_gpus(
+        self, deadline_s: float, known: Known | None, problems: set[str]
+    ) -> tuple[GpuReading, ...]:
         source = self._source
         if source is None:
             return ()
@@ -159,7 +173,9 @@ class NodeReader:
             body = partial(self._read_all, source, indexes)
             answers = _wait(self._lane(0).start(body), deadline_s, "simulation", problems)
             return tuple(map(self._silent, indexes)) if answers is None else answers
-        futures = [self._lane(index).start(partial(self._read_gpu, source, index)) for index in indexes]
+        futures = [
+            self._lane(index).start(partial(self._read_gpu, source, index, known)) for index in indexes
+        ]
         waited = [_wait(future, deadline_s, f"GPU {index}", problems) for index, future in enumerate(futures)]
         for reading in waited:
             problems.update(_failures(reading))
@@ -168,7 +184,7 @@ class NodeReader:
     def _lane(self, index: int) -> Lane:
         return self._lanes.setdefault(index, Lane(f"{self._spec.node}-gpu{index}"))
 
-    def _read_gpu(self, source: GpuSource, index: int) -> GpuReading:
+    def _read_gpu(self, source: GpuSource, index: int, known: Known | None) -> GpuReading:
         """Identity and sample of one device. That it is lost is an answer; that a call failed is not."""
         try:
             identity = source.identity(index)
@@ -178,11 +194,11 @@ class NodeReader:
         sample = source.sample(identity.uuid)
         # Who is behind a pid is read at once, before it can be another process's.
         is_real = sample.processes is not None and not source.is_simulated
-        use = use_of(sample.processes or (), Known()) if is_real else None
+        use = use_of(sample.processes or (), known) if is_real else None
         return GpuReading(identity, sample, is_complete=not sample.failures, use=use)
 
     def _read_all(self, source: GpuSource, indexes: Sequence[int]) -> tuple[GpuReading, ...]:
-        return tuple(self._read_gpu(source, index) for index in indexes)
+        return tuple(self._read_gpu(source, index, None) for index in indexes)
 
     def _silent(self, index: int) -> GpuReading:
         return GpuReading(self._identities.get(index), sample=None, is_complete=False)

@@ -18,6 +18,7 @@ from typing import Final
 from prometheus_client.exposition import generate_latest
 
 from metrics import exporter_settings
+from metrics.agentstate import AgentState
 from metrics.exporter import Exporter, GpuCollector, NodeSpec, collection_limit_s
 from metrics.exporter_http import ExporterServer, loopback_address
 from metrics.exporter_settings import ExporterSettings
@@ -93,6 +94,13 @@ def _parser(settings: ExporterSettings) -> argparse.ArgumentParser:
         help="the kubelet's socket (/var/lib/kubelet/pod-resources/kubelet.sock): tells which pod holds which GPU",
     )
     parser.add_argument(
+        "--agent-state",
+        type=Path,
+        default=settings.agent_state or None,
+        metavar="DIR",
+        help="state folder of the node's agent: tells which processes are ranks, whatever their environment says",
+    )
+    parser.add_argument(
         "--listen",
         default=settings.listen,
         metavar="HOST:PORT",
@@ -128,10 +136,13 @@ def _nodes(options: argparse.Namespace) -> tuple[NodeSpec, ...]:
         return tuple(_simulated(node, holders) for node in read_simulation(nodes_file).nodes)
     if options.simulated and options.pod_resources is not None:
         raise ValueError("--pod-resources is of real GPUs: no pod holds a simulated one")
+    if options.simulated and options.agent_state is not None:
+        raise ValueError("--agent-state is of real GPUs: no process runs on a simulated one")
     name: str = options.node
     if not options.simulated:
         pods = None if options.pod_resources is None else lister(options.pod_resources)
-        return (NodeSpec(name, open_source, options.gpus, pods),)
+        ranks = None if options.agent_state is None else AgentState(options.agent_state).read
+        return (NodeSpec(name, open_source, options.gpus, pods, ranks),)
     count: int = options.gpus or _DEFAULT_SIMULATED_GPUS
     gpus = tuple(SimulatedGpu(simulated_uuid(name, index)) for index in range(count))
     return (_simulated(SimulatedNode(name, gpus), dict),)

@@ -41,6 +41,11 @@ SETTINGS: Final = (
     Setting("exporter_listen", "127.0.0.1:0", "Address and port of the node exporter."),
     Setting("exporter_node", "", "Name of the exporter's node; empty: the host's."),
     Setting("exporter_gpus", "", "GPUs the exporter's node must have; empty: as many as were ever counted."),
+    Setting(
+        "exporter_agent_state",
+        "",
+        "State folder of the node's agent, by which the exporter knows ranks; empty: none.",
+    ),
     Setting("exporter_token", "", "Token that the node exporters ask for.", is_secret=True),
     Setting("mode", "development", "`production` refuses what a cluster must not do."),
     Setting("log_level", "INFO", "Level of the processes' own logs."),
@@ -55,6 +60,7 @@ class ExporterSettings:
     listen: str
     node: str
     gpus: str
+    agent_state: str
     token: str | None
     is_production: bool
     log_level: str
@@ -84,6 +90,7 @@ def load(environment: Mapping[str, str] = os.environ) -> ExporterSettings:
         listen=values["exporter_listen"],
         node=values["exporter_node"] or platform.node(),
         gpus=values["exporter_gpus"],
+        agent_state=values["exporter_agent_state"],
         token=values["exporter_token"] or None,
         is_production=values["mode"] == PRODUCTION,
         log_level=values["log_level"],

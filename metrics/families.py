@@ -15,7 +15,7 @@ from typing import Final
 
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 
-from metrics.attribution import GpuUse
+from metrics.attribution import GpuUse, Known
 from metrics.families_gpu import MIG_FAMILIES, SAMPLE_FAMILIES
 from metrics.nvml import GpuIdentity, GpuSample, MigInstance, XidHistory
 from metrics.podresources import PodDevices
@@ -62,6 +62,8 @@ class NodeReading:
         xids: What happened to each GPU known so far; does not depend on the collection's success.
         has_kubelet: The kubelet was to be asked which pod holds which GPU.
         pods: Its answer, None if there was none.
+        has_agent: The agent's files were to be read.
+        known: What they say, None if they could not be read.
     """
 
     node: str
@@ -74,6 +76,8 @@ class NodeReading:
     xids: tuple[XidHistory, ...] = ()
     has_kubelet: bool = False
     pods: PodDevices | None = None
+    has_agent: bool = False
+    known: Known | None = None
 
 
 def families(readings: Sequence[NodeReading]) -> Iterator[Metric]:
@@ -88,6 +92,7 @@ def families(readings: Sequence[NodeReading]) -> Iterator[Metric]:
         _info(readings),
         _up(readings),
         *_use(readings),
+        *_agent(readings),
         *_xids(readings),
         _mig_info(readings),
         *_pods(readings),
@@ -185,8 +190,8 @@ def _up(readings: Sequence[NodeReading]) -> Metric:
 def _use(readings: Sequence[NodeReading]) -> Iterator[Metric]:
     by_attempt = GaugeMetricFamily(
         "kezek_gpu_attempt_processes",
-        "Processes with a compute context, by the attempt they belong to.",
-        labels=("uuid", "attempt"),
+        "Processes with a compute context, by the attempt they belong to and the evidence for it.",
+        labels=("uuid", "attempt", "evidence"),
     )
     unattributed = GaugeMetricFamily(
         "kezek_gpu_unattributed_processes",
@@ -201,11 +206,30 @@ def _use(readings: Sequence[NodeReading]) -> Iterator[Metric]:
     for gpu in (gpu for reading in readings for gpu in reading.gpus):
         if gpu.use is not None and gpu.sample is not None:
             uuid = gpu.sample.uuid
-            for attempt, processes in sorted(gpu.use.processes.items())[:MAX_ATTEMPTS_PER_GPU]:
-                by_attempt.add_metric((uuid, attempt), processes)
+            for (attempt, evidence), processes in sorted(gpu.use.processes.items())[:MAX_ATTEMPTS_PER_GPU]:
+                by_attempt.add_metric((uuid, attempt, evidence), processes)
             unattributed.add_metric((uuid,), gpu.use.unattributed)
             unexamined.add_metric((uuid,), gpu.use.unexamined)
     yield from (by_attempt, unattributed, unexamined)
+
+
+def _agent(readings: Sequence[NodeReading]) -> Iterator[Metric]:
+    success = GaugeMetricFamily(
+        "kezek_agent_state_success",
+        "1 if the agent's files could be read; if 0, environments alone tell whose a process is.",
+        labels=("node",),
+    )
+    skipped = GaugeMetricFamily(
+        "kezek_agent_state_skipped",
+        "Files of the agent that were skipped as unreadable or too many: their ranks' processes count as nobody's.",
+        labels=("node",),
+    )
+    for reading in readings:
+        if reading.has_agent:
+            success.add_metric((reading.node,), float(reading.known is not None))
+            if reading.known is not None:
+                skipped.add_metric((reading.node,), reading.known.skipped)
+    yield from (success, skipped)
 
 
 def _pods(readings: Sequence[NodeReading]) -> Iterator[Metric]:

@@ -26,7 +26,7 @@ PREFIX: Final = "KEZEK_"
 FILE_VARIABLE: Final = "KEZEK_SETTINGS_FILE"
 """Names the settings file."""
 
-OTHERS: Final = frozenset({"exporter_listen", "exporter_node", "exporter_gpus"})
+OTHERS: Final = frozenset({"exporter_listen", "exporter_node", "exporter_gpus", "exporter_agent_state"})
 """Names in the settings file that the node exporter alone reads."""
 
 

@@ -136,6 +136,9 @@ class Shepherd:
         started = {
             "pid": self._pid,
             "start_ticks": procfs.start_ticks(self._pid),
+            "shepherd_pid": os.getpid(),
+            "shepherd_start_ticks": procfs.start_ticks(os.getpid()),
+            "pid_namespace": procfs.pid_namespace(),
             "boot_id": procfs.boot_id(),
             "started_at": self._started_at,
         }

@@ -29,7 +29,7 @@ def eventually(ask: Callable[[], object], within_s: float = 20.0) -> None:
 
 @dataclass
 class RealNode:
-    """A real agent in a process of its own."""
+    """A real agent in a process of its own, `inside` of what is named."""
 
     state: Path
     bind: str = "127.0.0.2"
@@ -38,13 +38,14 @@ class RealNode:
     executor: AgentExecutor = field(init=False)
     url: str = ""
     more: tuple[str, ...] = ()
+    inside: tuple[str, ...] = ()
 
     def start(self) -> None:
         secret = self.state / "secret"
         secret.write_text(SECRET, "utf-8")
         secret.chmod(0o600)
         self.process = subprocess.Popen(
-            [sys.executable, "-m", "scheduler.agent", "--node", self.node, "--bind", self.bind, "--state", str(self.state),
+            [*self.inside, sys.executable, "-m", "scheduler.agent", "--node", self.node, "--bind", self.bind, "--state", str(self.state),
              "--secret-file", str(secret), "--gpus", "8", "--flavor", "h200", "--simulated", *self.more],
             cwd=ROOT, stdout=subprocess.PIPE, text=True,
         )  # fmt: skip

@@ -29,6 +29,7 @@ from metrics.exporter import (
 from metrics.exporter_http import MAX_CONNECTIONS, loopback_address
 from metrics.nvml import GpuIdentity, GpuSample, NvmlError, XidHistory
 from metrics.watchdog import Lane
+from scheduler.agent import procfs
 
 ROOT = Path(__file__).resolve().parents[2]
 GPU = "GPU-00000000-0000-0000-0000-{:012d}".format
@@ -479,7 +480,9 @@ def test_processes_are_told_by_attempt(make_driver: Any, serve: Any, rank: Any) 
     nobody = 2**22 + 5  # above every pid that Linux gives out
     lines = [f"gpu 0 proc {pid} 1000" for pid in (*ranks, nobody)]
     scrape = serve("--node", "n1", driver=make_driver("count 2", *lines)).scrape()
-    assert scrape.value("kezek_gpu_attempt_processes", uuid=GPU(0), attempt="17-1") == 2
+    assert (
+        scrape.value("kezek_gpu_attempt_processes", uuid=GPU(0), attempt="17-1", evidence="environment") == 2
+    )
     assert len(scrape.samples["kezek_gpu_attempt_processes"]) == 1, "an absurd id is no label"
     assert scrape.value("kezek_gpu_unattributed_processes", uuid=GPU(0)) == 2
     assert scrape.value("kezek_gpu_unexamined_processes", uuid=GPU(0)) == 1
@@ -487,11 +490,18 @@ def test_processes_are_told_by_attempt(make_driver: Any, serve: Any, rank: Any) 
 
 
 def test_documented_metrics_are_those_exposed(
-    make_driver: Any, serve: Any, rank: Any, kubelet_socket: Path
+    make_driver: Any, serve: Any, rank: Any, kubelet_socket: Path, tmp_path: Path
 ) -> None:
-    process = f"gpu 0 proc {rank(KEZEK_ATTEMPT='17-1')} 1000"
+    pid = rank()
     kubelet = ("--pod-resources", str(kubelet_socket))
-    served = serve("--node", "n1", *kubelet, driver=make_driver("count 2", process, *FULL_GPU, *SPLIT_GPU))
+    (tmp_path / "agent/attempts").mkdir(parents=True)
+    (tmp_path / "agent/attempts/17-1").mkdir()
+    (tmp_path / "agent/attempts/17-1/start-0.json").write_text(
+        json.dumps({"pid": pid, "start_ticks": procfs.start_ticks(pid), "boot_id": procfs.boot_id()})
+    )
+    agent = ("--agent-state", str(tmp_path / "agent"))
+    driver = make_driver("count 2", f"gpu 0 proc {pid} 1000", *FULL_GPU, *SPLIT_GPU)
+    served = serve("--node", "n1", *kubelet, *agent, driver=driver)
     until(
         lambda: {"kezek_gpu_xid_errors_total", "kezek_mig_utilization_ratio"} <= set(served.scrape().samples)
     )

@@ -54,7 +54,10 @@ HEALTHY = {
     'kezek_gpu_nvlink_errors_total{uuid="a",kind="replay"}': "0x120",
     'kezek_gpu_pcie_errors_total{uuid="a",kind="correctable"}': "0+5x120",
     'kezek_gpu_unattributed_processes{uuid="a"}': "0x120",
-    'kezek_gpu_attempt_processes{uuid="a",attempt="17-1"}': "1x120",
+    'kezek_gpu_attempt_processes{uuid="a",attempt="17-1",evidence="descent"}': "1x120",
+    'kezek_gpu_unexamined_processes{uuid="a"}': "0x120",
+    'kezek_agent_state_success{node="n1"}': "1x120",
+    'kezek_agent_state_skipped{node="n1"}': "0x120",
     allocated("a"): "1x120",
     'kezek_project_remaining_device_seconds{project="p",flavor="h200"}': "1000000-1x120",
     "kezek_journal_unsealed_records": "3x120",
@@ -86,6 +89,8 @@ ALERTS = {
     "KezekGpuCollectionSlow": Case({'kezek_gpu_collect_duration_seconds{node="n1"}': "6x30"}, 11, 9),
     "KezekGpuXidUnwatched": Case({'kezek_gpu_xid_watched{uuid="a"}': "0x30"}, 16, 14),
     "KezekGpuProcessQueryFailing": Case({'kezek_gpu_process_query_success{uuid="a"}': "0x60"}, 31, 29),
+    "KezekGpuProcessesUnexamined": Case({'kezek_gpu_unexamined_processes{uuid="a"}': "1x60"}, 31, 29),
+    "KezekAgentStateUnread": Case({'kezek_agent_state_success{node="n1"}': "0x30"}, 16, 14),
     "KezekGpuMissing": Case(
         {'kezek_gpus_live{node="n1"}': "8x10 7x20", 'kezek_gpus_expected{node="n1"}': "8x30"}, 17, 15
     ),
@@ -124,7 +129,7 @@ ALERTS = {
     "KezekGpuUnattributedProcess": Case({'kezek_gpu_unattributed_processes{uuid="a"}': "1x30"}, 11, 9),
     "KezekGpuUsedByAnother": Case(
         {
-            'kezek_gpu_attempt_processes{uuid="a",attempt="18-1"}': "1x30",
+            'kezek_gpu_attempt_processes{uuid="a",attempt="18-1",evidence="descent"}': "1x30",
             allocated("a"): "1x30",
             "kezek_journal_unsealed_records": "0x30",
         },
