@@ -49,10 +49,17 @@ class Stock:
     """Nodes of one size by what is free of each, so that the fullest that holds a job is found at once.
 
     The rules are those of `scheduler.place.pick`.
+
+    Args:
+        nodes: how many.
+        size: GPUs of each.
+        is_remainder_apart: a gang larger than a node begins its remainder on an entirely free node too, and
+            leaves the rest of it to others; False = on the fullest node that holds it.
     """
 
-    def __init__(self, nodes: int, size: int) -> None:
+    def __init__(self, nodes: int, size: int, *, is_remainder_apart: bool = False) -> None:
         self.size: Final = size
+        self._is_remainder_apart: Final = is_remainder_apart
         self.free: Final = [size] * nodes
         self.total = nodes * size
         self._levels: Final[list[list[int]]] = [[] for _ in range(size)] + [list(range(nodes))]
@@ -67,7 +74,8 @@ class Stock:
             return None
         found = [(node, self.size) for node in empty[:whole]]
         if rest:
-            level = next((level for level in self._levels[rest : self.size] if level), empty[whole:])
+            fuller = () if whole and self._is_remainder_apart else self._levels[rest : self.size]
+            level = next((level for level in fuller if level), empty[whole:])
             if not level:
                 return None
             found.append((level[0], rest))
@@ -90,13 +98,16 @@ class Baseline:
         kind: `fifo`, `easy`, `conservative` or `multifactor`.
         nodes: how many.
         gpus_per_node: of each.
+        is_remainder_apart: as in `Stock`; conservative plans by `scheduler.place.pick` alone.
     """
 
-    def __init__(self, kind: str, nodes: int, gpus_per_node: int) -> None:
+    def __init__(
+        self, kind: str, nodes: int, gpus_per_node: int, *, is_remainder_apart: bool = False
+    ) -> None:
         self._is_strict: Final = kind == "fifo"
         self._is_conservative: Final = kind == "conservative"
         self._is_multifactor: Final = kind == "multifactor"
-        self._stock: Final = Stock(nodes, gpus_per_node)
+        self._stock: Final = Stock(nodes, gpus_per_node, is_remainder_apart=is_remainder_apart)
         self._runs: Final[dict[int, tuple[Asked, Picks, int]]] = {}
         self._ends: Final[list[tuple[int, int, int]]] = []
         self._used: Final[dict[str, float]] = {}

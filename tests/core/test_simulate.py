@@ -97,6 +97,17 @@ def test_baselines_start_when_their_rule_says(kind, expected):
     assert starts(kind) == expected
 
 
+@pytest.mark.parametrize(("is_apart", "expected"), [(False, [0, 1, 61]), (True, [0, 100, 100])])
+def test_the_remainder_of_a_gang_goes_to_the_fullest_node_or_to_a_free_one(is_apart, expected):
+    """Two nodes of 8: a holds 2; b is 8 + 6, c 2; apart, b waits for a, and c starts beside b's remainder."""
+    text = f"{HEAD}\na,0,100,2,t,s,100\nb,1,60,14,t,s,60\nc,2,60,2,t,s,60\n"
+    jobs = read_csv(text.splitlines())
+    baseline = Baseline("fifo", 2, 8, is_remainder_apart=is_apart)
+    ended = replay_baseline(jobs, ["q"] * 3, baseline)
+    begun = {found.submit_s: found.spans[0][0] for found in ended}
+    assert [begun[found.submit_s] for found in jobs] == expected
+
+
 def test_multifactor_prefers_who_used_less():
     text = f"""{HEAD}
 a,0,100,8,t1,s,100
