@@ -335,6 +335,7 @@ class Replayer:
                 end_s=at_ms / MS,
                 run_s=job.duration_s,
                 spans=tuple(self._spans.pop(attempt.job_id)),
+                id=job.id,
             )
         )
 
