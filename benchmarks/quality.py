@@ -27,7 +27,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from scheduler.baselines import Baseline
 from scheduler.interval import Told, coverage
 from scheduler.measures import Disruption, Ended, measure, percentile
-from scheduler.simulate import Replayer
+from scheduler.simulate import CYCLE_S, Replayer
 from scheduler.simulate_cli import SCHEDULERS, equal_shares, queue_name, replay_baseline
 from scheduler.traces import READERS, TraceJob
 
@@ -39,6 +39,7 @@ def prepared(jobs: list[TraceJob], args: argparse.Namespace) -> list[TraceJob]:
     if args.estimates != "trace":
         factor = int(args.estimates[1:])
         jobs = [replace(job, walltime_s=max(1, job.duration_s * factor)) for job in jobs]
+    jobs = [replace(job, submit_s=job.submit_s - args.skip_s) for job in jobs if job.submit_s >= args.skip_s]
     return jobs[: args.limit]
 
 
@@ -81,8 +82,14 @@ def run(name: str, jobs: list[TraceJob], args: argparse.Namespace) -> dict[str, 
     begun, cpu = time.perf_counter(), time.process_time()
     starts: dict[str, object] = {}
     if name == "kezek":
+        policy = equal_shares(None, jobs)
         replayer = Replayer(
-            jobs, queues, equal_shares(None, jobs), nodes=args.nodes, gpus_per_node=args.gpus_per_node
+            jobs,
+            queues,
+            replace(policy, start_reservations=args.reservations or policy.start_reservations),
+            nodes=args.nodes,
+            gpus_per_node=args.gpus_per_node,
+            cycle_s=args.cycle_s,
         )
         replay = replayer.run()
         ended, disruption = list(replay.ended), replay.disruption
@@ -112,6 +119,11 @@ def main() -> None:
     parser.add_argument("--nodes", type=int, required=True)
     parser.add_argument("--gpus-per-node", type=int, default=8)
     parser.add_argument("--estimates", choices=("trace", "x1", "x2", "x10"), default="trace")
+    parser.add_argument("--cycle-s", type=int, default=CYCLE_S, help="between cycles of kezek")
+    parser.add_argument(
+        "--reservations", type=int, help="planned starts that kezek holds; the policy's default"
+    )
+    parser.add_argument("--skip-s", type=int, default=0, help="leave out jobs submitted before")
     parser.add_argument("--remainder-apart", action="store_true")
     parser.add_argument("--limit", type=int, help="only the first jobs of the trace")
     parser.add_argument("--scheduler", choices=SCHEDULERS, action="append")
@@ -129,6 +141,7 @@ def main() -> None:
         "jobs": len(jobs),
         "capacity_gpus": args.nodes * args.gpus_per_node,
         "estimates": args.estimates,
+        "cycle_s": args.cycle_s,
         "machine": f"{platform.machine()}, {os.cpu_count()} cores, Python {platform.python_version()}",
         "seed": "none: nothing is drawn",
         "commit": commit,

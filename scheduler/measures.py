@@ -46,9 +46,10 @@ def measure(jobs: Sequence[Ended], capacity_gpus: int, disruption: Disruption) -
     """All figures of a replay, as JSON values.
 
     wait: time between submission and end in which the job did not run. bounded slowdown:
-    max(1, (wait + run) / max(run, 10 s)). Utilisation: GPU-seconds held between the first and the last
-    submission over capacity x that window. Jain's index: (Σx)² / (n Σx²) over x = 1 / mean bounded slowdown of
-    each tenant. Source: Jain, Chiu and Hawe, DEC-TR-301, 1984; Feitelson's metrics of job scheduling.
+    max(1, (end - submission) / max(run, 10 s)); an attempt whose work was lost counts as delay. Utilisation:
+    GPU-seconds held between the first and the last submission over capacity x that window. Jain's index:
+    (Σx)² / (n Σx²) over x = 1 / mean bounded slowdown of each tenant. Source: Jain, Chiu and Hawe,
+    DEC-TR-301, 1984; Feitelson's metrics of job scheduling.
     """
     return {
         "jobs": len(jobs),
@@ -91,7 +92,7 @@ def wait_s(job: Ended) -> float:
 
 
 def _slowdown(job: Ended) -> float:
-    return max(1.0, (wait_s(job) + job.run_s) / max(job.run_s, BOUND_S))
+    return max(1.0, (job.end_s - job.submit_s) / max(job.run_s, BOUND_S))
 
 
 def _utilisation(jobs: Sequence[Ended], capacity_gpus: int) -> float:

@@ -175,6 +175,21 @@ def test_a_borrower_gives_way_runs_again_and_the_books_balance(build):
     assert told[-1] == 3
 
 
+@pytest.mark.parametrize(("cycle_s", "start_s"), [(1, 5.0), (30, 30.0)])
+def test_a_job_starts_at_the_cycle_after_its_submission(build, cycle_s, start_s):
+    jobs = [job("1", 0, 100, 8), job("2", 5, 100, 8)]
+    policy = lending(build)
+    replay = Replayer(jobs, ["a", "b"], policy, nodes=2, gpus_per_node=8, cycle_s=cycle_s).run()
+    assert [found.spans[0][0] for found in replay.ended] == [0.0, start_s]
+
+
+def test_work_that_was_lost_counts_as_delay():
+    """20 s of work, ten of them run in vain before: 30 s from submission to end is a slowdown of 1.5, and no wait."""
+    found = measure([Ended("q", "t", 8, 0, 30, 20, ((0, 10), (10, 30)))], 8, Disruption(1, 0, 80))
+    assert found["bounded_slowdown"]["mean"] == 1.5
+    assert found["wait_s"]["max"] == 0
+
+
 def test_no_decision_before_the_ends_looks_at_a_run_time(build):
     """Run times are exchanged among jobs; until the first end nothing starts elsewhere or at another time."""
     jobs = [
