@@ -1,10 +1,12 @@
 """Replay a public trace with every scheduler and print what each is worth. Simulated.
 
-    python benchmarks/quality.py --trace hpc2n.csv --nodes 30 --whole-nodes --json
+    python benchmarks/quality.py --trace hpc2n.csv --nodes 30 --json
 
 Where traces come from: `kezek-server simulate --help`. All schedulers see the same requested walltimes: those of
-the trace, or the run times times a factor (`--estimates x1`, `x2`, `x10`). `--whole-nodes` rounds gangs larger than
-a node up to whole nodes. `starts` says how often a start came within the interval that was told.
+the trace, or the run times times a factor (`--estimates x1`, `x2`, `x10`). All place jobs alike, as `scheduler.place`
+does. `--remainder-apart` (fifo, easy, multifactor) begins the remainder of a gang larger than a node on an entirely
+free node, as the independent replay does whose figures stand in docs/performance.md. `starts` says how often a start
+came within the interval that was told.
 """
 
 from __future__ import annotations
@@ -25,7 +27,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from scheduler.baselines import Baseline
 from scheduler.interval import Told, coverage
 from scheduler.measures import Disruption, Ended, measure, percentile
-from scheduler.simulate import Replayer
+from scheduler.simulate import CYCLE_S, Replayer
 from scheduler.simulate_cli import SCHEDULERS, equal_shares, queue_name, replay_baseline
 from scheduler.traces import READERS, TraceJob
 
@@ -33,13 +35,11 @@ SIZES = ((1, 1), (2, 7), (8, 8), (9, 63), (64, 10**6))
 
 
 def prepared(jobs: list[TraceJob], args: argparse.Namespace) -> list[TraceJob]:
-    """The jobs with the estimates and sizes that were asked for."""
+    """The jobs with the estimates that were asked for."""
     if args.estimates != "trace":
         factor = int(args.estimates[1:])
         jobs = [replace(job, walltime_s=max(1, job.duration_s * factor)) for job in jobs]
-    if args.whole_nodes:
-        size = args.gpus_per_node
-        jobs = [job if job.gpus <= size else replace(job, gpus=-(-job.gpus // size) * size) for job in jobs]
+    jobs = [replace(job, submit_s=job.submit_s - args.skip_s) for job in jobs if job.submit_s >= args.skip_s]
     return jobs[: args.limit]
 
 
@@ -82,14 +82,21 @@ def run(name: str, jobs: list[TraceJob], args: argparse.Namespace) -> dict[str, 
     begun, cpu = time.perf_counter(), time.process_time()
     starts: dict[str, object] = {}
     if name == "kezek":
+        policy = equal_shares(None, jobs)
         replayer = Replayer(
-            jobs, queues, equal_shares(None, jobs), nodes=args.nodes, gpus_per_node=args.gpus_per_node
+            jobs,
+            queues,
+            replace(policy, start_reservations=args.reservations or policy.start_reservations),
+            nodes=args.nodes,
+            gpus_per_node=args.gpus_per_node,
+            cycle_s=args.cycle_s,
         )
         replay = replayer.run()
         ended, disruption = list(replay.ended), replay.disruption
         starts = held(replay.told)
     else:
-        ended = replay_baseline(jobs, queues, Baseline(name, args.nodes, args.gpus_per_node))
+        baseline = Baseline(name, args.nodes, args.gpus_per_node, is_remainder_apart=args.remainder_apart)
+        ended = replay_baseline(jobs, queues, baseline)
         disruption = Disruption()
     taken_s, cpu_s = time.perf_counter() - begun, time.process_time() - cpu
     figures = measure(ended, capacity, disruption)
@@ -112,11 +119,19 @@ def main() -> None:
     parser.add_argument("--nodes", type=int, required=True)
     parser.add_argument("--gpus-per-node", type=int, default=8)
     parser.add_argument("--estimates", choices=("trace", "x1", "x2", "x10"), default="trace")
-    parser.add_argument("--whole-nodes", action="store_true")
+    parser.add_argument("--cycle-s", type=int, default=CYCLE_S, help="between cycles of kezek")
+    parser.add_argument(
+        "--reservations", type=int, help="planned starts that kezek holds; the policy's default"
+    )
+    parser.add_argument("--skip-s", type=int, default=0, help="leave out jobs submitted before")
+    parser.add_argument("--remainder-apart", action="store_true")
     parser.add_argument("--limit", type=int, help="only the first jobs of the trace")
     parser.add_argument("--scheduler", choices=SCHEDULERS, action="append")
     parser.add_argument("--json", action="store_true")
     args = parser.parse_args()
+    names = args.scheduler or SCHEDULERS
+    if args.remainder_apart and not {"fifo", "easy", "multifactor"}.issuperset(names):
+        parser.error("--remainder-apart is for --scheduler fifo, easy and multifactor")
     with args.trace.open(encoding="utf-8") as lines:
         jobs = prepared(READERS[args.format](lines), args)
     git = ["git", "rev-parse", "--short", "HEAD"]
@@ -126,12 +141,13 @@ def main() -> None:
         "jobs": len(jobs),
         "capacity_gpus": args.nodes * args.gpus_per_node,
         "estimates": args.estimates,
+        "cycle_s": args.cycle_s,
         "machine": f"{platform.machine()}, {os.cpu_count()} cores, Python {platform.python_version()}",
         "seed": "none: nothing is drawn",
         "commit": commit,
         "simulated": True,
     }
-    for name in args.scheduler or SCHEDULERS:
+    for name in names:
         found[name] = run(name, jobs, args)
         if not args.json:
             print(name, json.dumps(found[name]))

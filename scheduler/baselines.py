@@ -10,8 +10,9 @@ from __future__ import annotations
 
 from bisect import bisect_left, insort
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import dataclass
+from heapq import heapify, heappop, heapreplace
 from typing import Final
 
 from scheduler.model import AttemptId, JobId, ShareClass
@@ -24,6 +25,11 @@ MAX_HOLDS: Final = 100
 """Planned starts that the conservative scheduler holds at a time: beyond it, jobs only wait."""
 AGE_FULL_S: Final = 7 * 86_400
 """Seconds of waiting that count as much as the whole of a fair share (PriorityMaxAge of Slurm)."""
+
+Kind = tuple[int, int, str]
+"""GPUs and walltime in milliseconds, and the tenant where it matters: jobs that differ by their turn only."""
+Turn = tuple[tuple[float, int], Kind]
+"""The place of a kind's first job in the order, the smaller first, and the kind."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,10 +55,17 @@ class Stock:
     """Nodes of one size by what is free of each, so that the fullest that holds a job is found at once.
 
     The rules are those of `scheduler.place.pick`.
+
+    Args:
+        nodes: how many.
+        size: GPUs of each.
+        is_remainder_apart: a gang larger than a node begins its remainder on an entirely free node too, and
+            leaves the rest of it to others; False = on the fullest node that holds it.
     """
 
-    def __init__(self, nodes: int, size: int) -> None:
+    def __init__(self, nodes: int, size: int, *, is_remainder_apart: bool = False) -> None:
         self.size: Final = size
+        self._is_remainder_apart: Final = is_remainder_apart
         self.free: Final = [size] * nodes
         self.total = nodes * size
         self._levels: Final[list[list[int]]] = [[] for _ in range(size)] + [list(range(nodes))]
@@ -67,7 +80,8 @@ class Stock:
             return None
         found = [(node, self.size) for node in empty[:whole]]
         if rest:
-            level = next((level for level in self._levels[rest : self.size] if level), empty[whole:])
+            fuller = () if whole and self._is_remainder_apart else self._levels[rest : self.size]
+            level = next((level for level in fuller if level), empty[whole:])
             if not level:
                 return None
             found.append((level[0], rest))
@@ -90,21 +104,26 @@ class Baseline:
         kind: `fifo`, `easy`, `conservative` or `multifactor`.
         nodes: how many.
         gpus_per_node: of each.
+        is_remainder_apart: as in `Stock`; conservative plans by `scheduler.place.pick` alone.
     """
 
-    def __init__(self, kind: str, nodes: int, gpus_per_node: int) -> None:
+    def __init__(
+        self, kind: str, nodes: int, gpus_per_node: int, *, is_remainder_apart: bool = False
+    ) -> None:
         self._is_strict: Final = kind == "fifo"
         self._is_conservative: Final = kind == "conservative"
         self._is_multifactor: Final = kind == "multifactor"
-        self._stock: Final = Stock(nodes, gpus_per_node)
+        self._stock: Final = Stock(nodes, gpus_per_node, is_remainder_apart=is_remainder_apart)
         self._runs: Final[dict[int, tuple[Asked, Picks, int]]] = {}
         self._ends: Final[list[tuple[int, int, int]]] = []
         self._used: Final[dict[str, float]] = {}
-        self.waiting: deque[Asked] = deque()
+        self._fair: dict[str, float] = {}
+        self._waiting: Final[dict[Kind, deque[Asked]]] = {}
 
     def submit(self, job: Asked) -> None:
         """A job waits from now on."""
-        self.waiting.append(job)
+        kind = (job.gpus, job.walltime_ms, job.tenant if self._is_multifactor else "")
+        self._waiting.setdefault(kind, deque()).append(job)
 
     def end(self, number: int) -> None:
         """A job ended."""
@@ -115,18 +134,26 @@ class Baseline:
     def plan(self, at_ms: int) -> list[Begun]:
         """What starts now."""
         begun: list[Begun] = []
-        if self._is_multifactor:
-            self.waiting = deque(sorted(self.waiting, key=self._priority(at_ms)))
-        self._heads(at_ms, begun)
-        if self.waiting and self._stock.total and not self._is_strict:
+        mean = sum(self._used.values()) / max(1, len(self._used)) or 1.0
+        self._fair = {tenant: 2.0 ** -(used / mean) for tenant, used in self._used.items()}
+        turns = [(self._key(jobs[0], at_ms), kind) for kind, jobs in self._waiting.items()]
+        heapify(turns)
+        while turns and (picks := self._stock.pick(turns[0][1][0])) is not None:
+            kind = turns[0][1]
+            self._begin(self._waiting[kind].popleft(), picks, at_ms, begun)
+            self._next(turns, kind, at_ms)
+        if turns and self._stock.total and not self._is_strict:
             fill = self._conservatively if self._is_conservative else self._easily
-            self.waiting = deque(fill(at_ms, begun))
+            fill(at_ms, begun, turns)
         return begun
 
-    def _heads(self, at_ms: int, begun: list[Begun]) -> None:
-        """Start from the head on until one does not fit."""
-        while self.waiting and (picks := self._stock.pick(self.waiting[0].gpus)) is not None:
-            self._begin(self.waiting.popleft(), picks, at_ms, begun)
+    def _next(self, turns: list[Turn], kind: Kind, at_ms: int) -> None:
+        """The job of the first turn has begun: the next of its kind has its turn in its stead."""
+        if self._waiting[kind]:
+            heapreplace(turns, (self._key(self._waiting[kind][0], at_ms), kind))
+        else:
+            heappop(turns)
+            del self._waiting[kind]
 
     def _begin(self, job: Asked, picks: Picks, at_ms: int, begun: list[Begun]) -> None:
         self._stock.move(picks, -1)
@@ -135,38 +162,44 @@ class Baseline:
         self._used[job.tenant] = self._used.get(job.tenant, 0.0) + job.gpus * job.walltime_ms
         begun.append(Begun(job, picks))
 
-    def _easily(self, at_ms: int, begun: list[Begun]) -> list[Asked]:
+    def _easily(self, at_ms: int, begun: list[Begun], turns: list[Turn]) -> None:
         """Start behind the head what ends before its planned start, or needs no more than is to spare then.
 
-        The planned start is when enough GPUs are free, counted over all nodes as in the original.
+        The planned start is when enough GPUs are free, counted over all nodes as in the original. A kind that is
+        refused once is refused to its last job: what is free and to spare only shrinks.
         """
-        head, *others = self.waiting
+        head = self._waiting[turns[0][1]].popleft()
+        head_kind = turns[0][1]
         planned_ms, free = at_ms, self._stock.total
         for end_ms, _, gpus in self._ends:
             planned_ms, free = max(end_ms, at_ms), free + gpus
             if free >= head.gpus:
                 break
         spare = free - head.gpus
-        waits = [head]
-        for job in others:
-            is_short = at_ms + job.walltime_ms <= planned_ms
-            picks = self._stock.pick(job.gpus) if is_short or job.gpus <= spare else None
+        self._next(turns, head_kind, at_ms)
+        while turns:
+            kind = turns[0][1]
+            gpus, walltime_ms, _ = kind
+            is_short = at_ms + walltime_ms <= planned_ms
+            picks = self._stock.pick(gpus) if is_short or gpus <= spare else None
             if picks is None:
-                waits.append(job)
+                heappop(turns)
                 continue
             if not is_short:
-                spare -= job.gpus
-            self._begin(job, picks, at_ms, begun)
-        return waits
+                spare -= gpus
+            self._begin(self._waiting[kind].popleft(), picks, at_ms, begun)
+            self._next(turns, kind, at_ms)
+        self._waiting.setdefault(head_kind, deque()).appendleft(head)
 
-    def _conservatively(self, at_ms: int, begun: list[Begun]) -> list[Asked]:
+    def _conservatively(self, at_ms: int, begun: list[Begun], turns: list[Turn]) -> None:
         """Plan the first starts on nodes, and start behind them what moves none of them."""
         size = self._stock.size
         rooms = Rooms([(f"n{node:05}", size, free) for node, free in enumerate(self._stock.free)])
         profile = Profile("gpu", rooms, at_ms, runs=self._as_runs(at_ms), windows=())
-        waits: list[Asked] = []
         refused: dict[int, int] = {}
-        for job in self.waiting:
+        for job in sorted(
+            (job for _, kind in turns for job in self._waiting[kind]), key=lambda job: job.number
+        ):
             one = 1 if job.gpus <= size else None
             is_planned = len(profile.holds) < MAX_HOLDS
             is_hopeless = (
@@ -178,16 +211,21 @@ class Baseline:
                 picks = pick(room, rooms.sizes, job.gpus, one)
             if picks is not None:
                 self._begin(job, picks, at_ms, begun)
+                self._leave(job)
                 for node, gpus in picks:
                     rooms.take(rooms.names[node], gpus)
                 profile.start(_run(job, picks, at_ms))
-                continue
-            waits.append(job)
-            if is_planned:
+            elif is_planned:
                 profile.hold(self._hold(job, profile))
             else:
                 refused[job.gpus] = min(job.walltime_ms, refused.get(job.gpus, job.walltime_ms))
-        return waits
+
+    def _leave(self, job: Asked) -> None:
+        """A job from amid its kind waits no more."""
+        kind = (job.gpus, job.walltime_ms, "")
+        self._waiting[kind].remove(job)
+        if not self._waiting[kind]:
+            del self._waiting[kind]
 
     def _hold(self, job: Asked, profile: Profile) -> Hold:
         """The earliest start; on an empty cluster every job of a trace fits."""
@@ -215,18 +253,13 @@ class Baseline:
             for job, picks, start_ms in self._runs.values()
         ]
 
-    def _priority(self, at_ms: int) -> Callable[[Asked], tuple[float, int]]:
-        """Age up to AGE_FULL_S, 2^(-use / mean use) and the size, weighted alike; ties by submission."""
-        total = sum(self._used.values()) or 1.0
-        share = 1.0 / max(1, len(self._used))
-        largest = max(1, len(self._stock.free) * self._stock.size)
-
-        def key(job: Asked) -> tuple[float, int]:
-            age = min(1.0, (at_ms - job.submit_ms) / MS / AGE_FULL_S)
-            fair = 2.0 ** -(self._used.get(job.tenant, 0.0) / total / share)
-            return (-(age + fair + job.gpus / largest), job.number)
-
-        return key
+    def _key(self, job: Asked, at_ms: int) -> tuple[float, int]:
+        """Order of turns: by submission; multifactor: age up to AGE_FULL_S, 2^(-use / mean use), size, alike."""
+        if not self._is_multifactor:
+            return (0.0, job.number)
+        age = min(1.0, (at_ms - job.submit_ms) / MS / AGE_FULL_S)
+        largest = len(self._stock.free) * self._stock.size
+        return (-(age + self._fair.get(job.tenant, 1.0) + job.gpus / largest), job.number)
 
 
 def _run(job: Asked, picks: Picks, start_ms: int) -> Run:

@@ -19,6 +19,7 @@ class Ended:
     Args:
         run_s: what it ran in the attempt that ended well.
         spans: (start, end) in seconds of all its attempts.
+        id: of the job in its trace; "" where nobody asks.
     """
 
     queue: str
@@ -28,6 +29,7 @@ class Ended:
     end_s: float
     run_s: float
     spans: tuple[tuple[float, float], ...]
+    id: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,21 +46,22 @@ def measure(jobs: Sequence[Ended], capacity_gpus: int, disruption: Disruption) -
     """All figures of a replay, as JSON values.
 
     wait: time between submission and end in which the job did not run. bounded slowdown:
-    max(1, (wait + run) / max(run, 10 s)). Utilisation: GPU-seconds held between the first and the last
-    submission over capacity x that window. Jain's index: (Σx)² / (n Σx²) over x = 1 / mean bounded slowdown of
-    each tenant. Source: Jain, Chiu and Hawe, DEC-TR-301, 1984; Feitelson's metrics of job scheduling.
+    max(1, (end - submission) / max(run, 10 s)); an attempt whose work was lost counts as delay. Utilisation:
+    GPU-seconds held between the first and the last submission over capacity x that window. Jain's index:
+    (Σx)² / (n Σx²) over x = 1 / mean bounded slowdown of each tenant. Source: Jain, Chiu and Hawe,
+    DEC-TR-301, 1984; Feitelson's metrics of job scheduling.
     """
     return {
         "jobs": len(jobs),
-        "makespan_s": _round(max((job.end_s for job in jobs), default=0) - _first(jobs)),
-        "gpu_utilization_ratio": _round(_utilisation(jobs, capacity_gpus)),
-        "wait_s": _spread([_wait_s(job) for job in jobs], ("mean", "p50", "p95", "p99", "max")),
+        "makespan_s": rounded(max((job.end_s for job in jobs), default=0) - _first(jobs)),
+        "gpu_utilization_ratio": rounded(_utilisation(jobs, capacity_gpus)),
+        "wait_s": _spread([wait_s(job) for job in jobs], ("mean", "p50", "p95", "p99", "max")),
         "bounded_slowdown": _spread([_slowdown(job) for job in jobs], ("mean", "p95")),
         "preemptions": disruption.preemptions,
         "useless_preemptions": disruption.useless_preemptions,
         "lost_gpu_seconds": disruption.lost_gpu_seconds,
         "guarantee_violation_s": disruption.guarantee_violation_s,
-        "jain_index": _round(_jain(jobs)),
+        "jain_index": rounded(_jain(jobs)),
         "by_queue": {queue: _of_queue(found) for queue, found in sorted(_grouped(jobs).items())},
     }
 
@@ -66,8 +69,8 @@ def measure(jobs: Sequence[Ended], capacity_gpus: int, disruption: Disruption) -
 def _of_queue(jobs: Sequence[Ended]) -> dict[str, object]:
     return {
         "jobs": len(jobs),
-        "gpu_seconds": _round(sum(job.gpus * job.run_s for job in jobs)),
-        "wait_s": _spread([_wait_s(job) for job in jobs], ("mean", "p50", "p95", "p99", "max")),
+        "gpu_seconds": rounded(sum(job.gpus * job.run_s for job in jobs)),
+        "wait_s": _spread([wait_s(job) for job in jobs], ("mean", "p50", "p95", "p99", "max")),
         "bounded_slowdown": _spread([_slowdown(job) for job in jobs], ("mean", "p95")),
     }
 
@@ -83,12 +86,13 @@ def _first(jobs: Sequence[Ended]) -> float:
     return min((job.submit_s for job in jobs), default=0)
 
 
-def _wait_s(job: Ended) -> float:
+def wait_s(job: Ended) -> float:
+    """Seconds between its submission and its end in which the job did not run."""
     return job.end_s - job.submit_s - sum(end - start for start, end in job.spans)
 
 
 def _slowdown(job: Ended) -> float:
-    return max(1.0, (_wait_s(job) + job.run_s) / max(job.run_s, BOUND_S))
+    return max(1.0, (job.end_s - job.submit_s) / max(job.run_s, BOUND_S))
 
 
 def _utilisation(jobs: Sequence[Ended], capacity_gpus: int) -> float:
@@ -103,8 +107,13 @@ def _jain(jobs: Sequence[Ended]) -> float:
     by_tenant: dict[str, list[float]] = {}
     for job in jobs:
         by_tenant.setdefault(job.tenant, []).append(_slowdown(job))
-    shares = [len(found) / sum(found) for _, found in sorted(by_tenant.items())]
-    return sum(shares) ** 2 / (len(shares) * sum(share**2 for share in shares)) if shares else 1.0
+    return jain([len(found) / sum(found) for _, found in sorted(by_tenant.items())])
+
+
+def jain(shares: Sequence[float]) -> float:
+    """Jain's index (Σx)² / (n Σx²); 1 where there is nothing to share."""
+    squares = len(shares) * sum(share**2 for share in shares)
+    return sum(shares) ** 2 / squares if squares else 1.0
 
 
 def percentile(ordered: Sequence[float], ratio: float) -> float:
@@ -126,8 +135,9 @@ def _spread(values: Iterable[float], names: Iterable[str]) -> dict[str, float]:
         "p99": percentile(ordered, 0.99),
         "max": ordered[-1] if ordered else 0.0,
     }
-    return {name: _round(known[name]) for name in names}
+    return {name: rounded(known[name]) for name in names}
 
 
-def _round(value: float) -> float:
+def rounded(value: float) -> float:
+    """A figure as it is printed."""
     return round(float(value), DIGITS)

@@ -57,7 +57,7 @@ MS: Final = 1_000
 FLAVOR: Final = "gpu"
 """Flavor of every node of a replay."""
 CYCLE_S: Final = 30
-"""Simulated seconds between cycles while something changes."""
+"""Simulated seconds between cycles while something changes, where nothing else is asked for."""
 GRANT_S: Final = 10**15
 """Device-seconds of the one grant: a trace knows no budgets."""
 FOREVER_MS: Final = 10**15
@@ -93,6 +93,7 @@ class Replayer:
         policy: the policy in force all the time.
         nodes: how many.
         gpus_per_node: of each.
+        cycle_s: simulated seconds between cycles while something changes; a running scheduler's is 1.
     """
 
     def __init__(
@@ -103,10 +104,12 @@ class Replayer:
         *,
         nodes: int,
         gpus_per_node: int,
+        cycle_s: int = CYCLE_S,
     ) -> None:
         self._jobs: Final = jobs
         self._queues: Final = queues
         self._policy: Final = policy
+        self._cycle_ms: Final = cycle_s * MS
         self._graces: Final = {node.path: node.grace_s for node in policy.tree}
         self._grant: Final = GrantId(UUID(int=1))
         opening = ledger.grant(self._grant, GRANT_S)
@@ -174,7 +177,7 @@ class Replayer:
                 return
             case _:
                 return
-        self._wake(-(-at_ms // (CYCLE_S * MS)) * CYCLE_S * MS)
+        self._wake(-(-at_ms // self._cycle_ms) * self._cycle_ms)
 
     def _wake(self, at_ms: int) -> None:
         """A cycle at an instant, unless one comes before."""
@@ -335,6 +338,7 @@ class Replayer:
                 end_s=at_ms / MS,
                 run_s=job.duration_s,
                 spans=tuple(self._spans.pop(attempt.job_id)),
+                id=job.id,
             )
         )
 

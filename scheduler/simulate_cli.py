@@ -165,7 +165,16 @@ def replay_baseline(jobs: Sequence[TraceJob], queues: Sequence[str], baseline: B
             heapq.heappush(events, (end_ms, 0, number))
             span = (at_ms / MS, end_ms / MS)
             ended.append(
-                Ended(queues[number], job.tenant, job.gpus, job.submit_s, span[1], job.duration_s, (span,))
+                Ended(
+                    queue=queues[number],
+                    tenant=job.tenant,
+                    gpus=job.gpus,
+                    submit_s=job.submit_s,
+                    end_s=span[1],
+                    run_s=job.duration_s,
+                    spans=(span,),
+                    id=job.id,
+                )
             )
     return ended
 

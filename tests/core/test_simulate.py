@@ -97,6 +97,17 @@ def test_baselines_start_when_their_rule_says(kind, expected):
     assert starts(kind) == expected
 
 
+@pytest.mark.parametrize(("is_apart", "expected"), [(False, [0, 1, 61]), (True, [0, 100, 100])])
+def test_the_remainder_of_a_gang_goes_to_the_fullest_node_or_to_a_free_one(is_apart, expected):
+    """Two nodes of 8: a holds 2; b is 8 + 6, c 2; apart, b waits for a, and c starts beside b's remainder."""
+    text = f"{HEAD}\na,0,100,2,t,s,100\nb,1,60,14,t,s,60\nc,2,60,2,t,s,60\n"
+    jobs = read_csv(text.splitlines())
+    baseline = Baseline("fifo", 2, 8, is_remainder_apart=is_apart)
+    ended = replay_baseline(jobs, ["q"] * 3, baseline)
+    begun = {found.submit_s: found.spans[0][0] for found in ended}
+    assert [begun[found.submit_s] for found in jobs] == expected
+
+
 def test_multifactor_prefers_who_used_less():
     text = f"""{HEAD}
 a,0,100,8,t1,s,100
@@ -162,6 +173,21 @@ def test_a_borrower_gives_way_runs_again_and_the_books_balance(build):
     assert ledger.check(replay.balance)
     assert (replay.balance.pending_s, replay.balance.used_s) == (0, 8 * (7_200 + 3_600 + 660 + 60))
     assert told[-1] == 3
+
+
+@pytest.mark.parametrize(("cycle_s", "start_s"), [(1, 5.0), (30, 30.0)])
+def test_a_job_starts_at_the_cycle_after_its_submission(build, cycle_s, start_s):
+    jobs = [job("1", 0, 100, 8), job("2", 5, 100, 8)]
+    policy = lending(build)
+    replay = Replayer(jobs, ["a", "b"], policy, nodes=2, gpus_per_node=8, cycle_s=cycle_s).run()
+    assert [found.spans[0][0] for found in replay.ended] == [0.0, start_s]
+
+
+def test_work_that_was_lost_counts_as_delay():
+    """20 s of work, ten of them run in vain before: 30 s from submission to end is a slowdown of 1.5, and no wait."""
+    found = measure([Ended("q", "t", 8, 0, 30, 20, ((0, 10), (10, 30)))], 8, Disruption(1, 0, 80))
+    assert found["bounded_slowdown"]["mean"] == 1.5
+    assert found["wait_s"]["max"] == 0
 
 
 def test_no_decision_before_the_ends_looks_at_a_run_time(build):
