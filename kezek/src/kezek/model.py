@@ -267,7 +267,7 @@ class Output:
 
 @dataclass(frozen=True, slots=True)
 class Node:
-    """A node of the machine and its GPUs: `busy` are held, `free` could be, `down` are neither."""
+    """A node of the machine and its GPUs: `busy` are held, `free` could be, `down` are neither; and its labels."""
 
     name: str
     flavor: str
@@ -277,6 +277,7 @@ class Node:
     busy: int
     free: int
     down: int
+    labels: Mapping[str, str] = field(default_factory=dict)
 
     @classmethod
     def of(cls, fields: Fields) -> Self:
@@ -294,6 +295,7 @@ class Node:
             fields.integer("busy"),
             fields.integer("free"),
             fields.integer("down"),
+            fields.names("labels") if "labels" in fields.raw else {},
         )
 
 
