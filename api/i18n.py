@@ -95,6 +95,11 @@ def instant(language: str, at: datetime) -> str:
     return format_datetime(at.astimezone(ALMATY), "d MMMM y, HH:mm (ZZZZ)", locale=language)
 
 
+def gibibytes(language: str, value_bytes: int) -> str:
+    """A size of memory, rounded to a tenth of a gibibyte."""
+    return translate(language, "unit.gib", value=number(language, round(value_bytes / 2**30, 1)))
+
+
 def duration(language: str, value_s: float) -> str:
     """A duration in the largest unit that keeps it above one, rounded to a tenth."""
     for unit, size_s in (("hours", _HOUR_S), ("minutes", _MINUTE_S)):

@@ -17,7 +17,7 @@ from scheduler.jobs import (
     JobView,
     QueueUse,
 )
-from scheduler.model import JobState, NodeState, Reservation
+from scheduler.model import JobState, NodeState, Placement, Reservation
 from store.clock import from_ms
 from store.journal import Record
 
@@ -167,6 +167,12 @@ class JobOut(BaseModel):
     walltime_s: int
     flavors: list[str]
     memory_bytes_per_rank: int | None
+    node_labels: dict[str, str]
+    topology_required: str | None
+    topology_preferred: str | None
+    placement: Placement
+    cpus_per_gpu: int | None
+    memory_bytes_per_gpu: int | None
     bundle: str | None
     is_held: bool
     is_interactive: bool
@@ -206,20 +212,29 @@ class JobOut(BaseModel):
             "exit_error",
         )
         times = ("gpu_seconds", "submitted_at", "back_off_until", "first_started_at", "finished_at")
+        asked = (
+            "gpus",
+            "nodes",
+            "walltime_s",
+            "memory_bytes_per_rank",
+            "topology_required",
+            "topology_preferred",
+            "placement",
+            "cpus_per_gpu",
+            "memory_bytes_per_gpu",
+        )
         text, request, array = job.text, job.request, job.array
         return cls(
             **{name: getattr(job, name) for name in (*same, *marks, *times)},
+            **{name: getattr(request, name) for name in asked},
             name=None if text is None else text.name,
             command=None if text is None else list(text.command),
             env=None if text is None else dict(text.env),
             outputs=None if text is None else list(text.outputs),
             reason=reason,
             exit_error_text=exit_error_text,
-            gpus=request.gpus,
-            nodes=request.nodes,
-            walltime_s=request.walltime_s,
             flavors=list(request.flavors),
-            memory_bytes_per_rank=request.memory_bytes_per_rank,
+            node_labels=dict(request.node_labels),
             bundle=job.bundle_digest,
             depends_on=[DependencyOut(job_id=job_id, kind=kind) for job_id, kind in job.depends_on],
             array=None if array is None else ArrayOut(id=array.id, index=job.array_index or 0, cap=array.cap),

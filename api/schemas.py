@@ -15,22 +15,24 @@ from api.limits import DEFAULT_PAGE, MAX_ID, MAX_PAGE, MAX_WAIT_S
 from quota.model import GroundKind
 from quota.service import MAX_GRANTED_S
 from scheduler.acts import MAX_REASON_CHARS
-from scheduler.dispatch.limits import ENV_NAME, MAX_WORLD_SIZE
+from scheduler.dispatch.limits import ENV_NAME, LABEL_NAME, MAX_WORLD_SIZE
 from scheduler.fields import ActKind, DependencyKind
 from scheduler.jobs import (
     MAX_ARRAY,
     MAX_COMMAND_ARGS,
+    MAX_CPUS_PER_GPU,
     MAX_DEPENDENCIES,
     MAX_ENV_ENTRIES,
     MAX_GPUS,
     MAX_MEMORY_BYTES,
     MAX_NAME_CHARS,
+    MAX_NODE_LABELS,
     MAX_OUTPUT_CHARS,
     MAX_OUTPUTS,
     MAX_PRIORITY,
     MAX_WALLTIME_S,
 )
-from scheduler.model import JobState, WindowKind
+from scheduler.model import JobState, Placement, WindowKind
 from tenants.access import MAX_LIFETIME_S, MIN_LIFETIME_S
 from tenants.model import Category, ProjectStatus, Role, Scope, Sector
 
@@ -46,6 +48,8 @@ MAX_FLAVORS: Final = 16
 """Kinds of GPU in one list."""
 MAX_GROUNDS: Final = 20
 """Acts one decision rests on."""
+MAX_LABEL_CHARS: Final = 200
+"""Longest value of a node's label."""
 FIRST_YEAR, LAST_YEAR = 2000, 2200
 """Years of the instants that are read: within what every database and calendar holds."""
 
@@ -57,6 +61,8 @@ Line = Annotated[
     str, StringConstraints(pattern=r"^[^\x00-\x1f\x7f]*[^\x00-\x20\x7f][^\x00-\x1f\x7f]*$", max_length=200)
 ]
 Prose = Annotated[str, StringConstraints(pattern=r"^[^\x00]*$", max_length=MAX_TEXT_CHARS)]
+LabelKey = Annotated[str, StringConstraints(pattern=rf"^{LABEL_NAME.pattern}$")]
+LabelValue = Annotated[str, StringConstraints(pattern=r"^[^\x00-\x1f\x7f]+$", max_length=MAX_LABEL_CHARS)]
 Word = Annotated[str, StringConstraints(pattern=r"^[^\x00]*$", max_length=MAX_WORD_CHARS)]
 Sha256 = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
 Flavor = Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9.-]{0,62}$")]
@@ -241,7 +247,32 @@ class JobIn(Body):
         max_length=MAX_FLAVORS,
         description="Acceptable kinds of GPU; empty: those you have grants of.",
     )
-    memory_bytes_per_rank: int | None = Field(default=None, ge=1, le=MAX_MEMORY_BYTES)
+    memory_bytes_per_rank: int | None = Field(
+        default=None,
+        ge=1,
+        le=MAX_MEMORY_BYTES,
+        description="A rank above it is stopped; absent: what `memory_bytes_per_gpu` comes to.",
+    )
+    node_labels: dict[LabelKey, LabelValue] = Field(
+        default={}, max_length=MAX_NODE_LABELS, description="Labels that every node of the job has."
+    )
+    topology_required: LabelKey | None = Field(
+        default=None, description="Level of the topology: all nodes in one domain of it."
+    )
+    topology_preferred: LabelKey | None = Field(
+        default=None,
+        description="Level of the topology: one domain of it, else of the next wider one, else any nodes.",
+    )
+    placement: Placement = Field(
+        default=Placement.PACK,
+        description="`pack`: the fullest nodes that hold the job; `spread`: the emptiest.",
+    )
+    cpus_per_gpu: int | None = Field(
+        default=None, ge=1, le=MAX_CPUS_PER_GPU, description="CPUs for each GPU; absent: the node's share."
+    )
+    memory_bytes_per_gpu: int | None = Field(
+        default=None, ge=1, le=MAX_MEMORY_BYTES, description="Memory for each GPU; absent: the node's share."
+    )
     env: dict[Annotated[str, StringConstraints(pattern=rf"^{ENV_NAME.pattern}$")], Word] = Field(
         default={}, max_length=MAX_ENV_ENTRIES
     )

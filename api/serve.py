@@ -30,6 +30,7 @@ from metrics.scheduling import CallFigures, CyclePhases
 from products.registers_collector import DocumentsDue
 from scheduler.discovery import Discovery, expand
 from scheduler.dispatch.executor import AgentExecutor, Executor, UnreachableError
+from scheduler.dispatch.labels import NodeLabels
 from scheduler.nodes import AgentsFile
 from scheduler.service import LeaseLostError, SchedulerService, SchedulerSettings
 from store import clock, seal
@@ -64,7 +65,7 @@ class _Agents:
 
     def connect(self, urls: Mapping[str, str]) -> Executor:
         """An executor of the caller's own."""
-        return self._figures.wrap(AgentExecutor(urls, self._secret()))
+        return self._figures.wrap(AgentExecutor(urls, self._secret(), NodeLabels(self._settings.node_labels)))
 
     def _secret(self) -> str:
         made = self._settings.secrets_dir / "agent.secret"

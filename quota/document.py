@@ -30,6 +30,10 @@ MAX_GPUS: Final = 1_000_000
 MAX_DURATION_S: Final = 10 * 365 * 86_400
 """Longest duration: ten years, longer than any period the platform plans for."""
 
+MAX_LEVELS: Final = 16
+"""Levels of the topology: as many as Kueue takes, far more than any fabric has."""
+
+_LABEL: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._/-]{0,126}")
 _UNIT_S: Final = {"s": 1, "m": 60, "h": 3_600, "d": 86_400, "w": 7 * 86_400, "y": 365 * 86_400}
 _DURATION = re.compile(r"([0-9]{1,9})([smhdwy])")
 _PERCENTAGE = re.compile(r"([0-9]{1,3}(?:\.[0-9]{1,9})?)%")
@@ -219,6 +223,23 @@ def texts(value: object, path: str) -> tuple[str, ...]:
     found = tuple(text(item, f"{path}[{index}]") for index, item in enumerate(items(value, path)))
     if not found:
         raise bad(path, "is an empty list; remove the key or name at least one")
+    return found
+
+
+def levels(value: object, path: str) -> tuple[str, ...]:
+    """Keys of nodes' labels, each named once.
+
+    Raises:
+        PolicyError: one is no key of a label or named twice, or there are more than MAX_LEVELS.
+    """
+    found = texts(value, path)
+    for place, key in enumerate(found):
+        if _LABEL.fullmatch(key) is None:
+            raise bad(f"{path}[{place}]", f'"{key}" is no key of a label, such as kezek.kz/rack')
+        if key in found[:place]:
+            raise bad(f"{path}[{place}]", f'"{key}" is named twice; a level has one place')
+    if len(found) > MAX_LEVELS:
+        raise bad(path, f"names {len(found)} levels, at most {MAX_LEVELS} are read")
     return found
 
 

@@ -121,6 +121,8 @@ class Policy:
     checkpoint_refund_cap_s: int = 2 * 3_600
     fair_share_weights: dict[str, Fraction] = field(default_factory=dict)
     moves: dict[str, str] = field(default_factory=dict)
+    topology: tuple[str, ...] = ()
+    """Keys of the nodes' labels that are levels of the topology, the widest first."""
 
 
 class Account(StrEnum):

@@ -60,6 +60,7 @@ _POLICY_KEYS: Final = frozenset(
         "tree",
         "routes",
         "moves",
+        "topology",
     }
 )
 _NODE_KEYS: Final = frozenset({"nominal", "borrowing_limit", "lending_limit", "weight", "children"})
@@ -303,6 +304,7 @@ def _with_settings(policy: Policy, found: Mapping[str, object]) -> Policy:
         ),
         fair_share_weights=read.optional(found, "fair_share_weights", path, _weights, {}),
         moves=read.optional(found, "moves", path, _moves, {}),
+        topology=read.optional(found, "topology", path, read.levels, ()),
     )
 
 

@@ -25,6 +25,7 @@ from scheduler.model import (
     Node,
     NodeState,
     PendingJob,
+    Placement,
     Request,
     Reservation,
     ShareClass,
@@ -48,6 +49,12 @@ JOB_DEFAULTS: Final[Fields] = {
     "array_cap": None,
     "reservation": None,
     "preemptions": 0,
+    "node_labels": {},
+    "topology_required": None,
+    "topology_preferred": None,
+    "placement": "pack",
+    "cpus_per_gpu": None,
+    "memory_bytes_per_gpu": None,
 }
 """What a job is in records of before its records said so."""
 
@@ -155,6 +162,12 @@ def request_of(fields: Mapping[str, object]) -> Request:
         flavors=tuple(cast("list[str]", fields["flavors"])),
         nodes=optional_integer(fields["nodes"]),
         memory_bytes_per_rank=optional_integer(fields["memory_bytes_per_rank"]),
+        node_labels=tuple(sorted(cast("dict[str, str]", fields["node_labels"]).items())),
+        topology_required=optional_text(fields["topology_required"]),
+        topology_preferred=optional_text(fields["topology_preferred"]),
+        placement=Placement(str(fields["placement"])),
+        cpus_per_gpu=optional_integer(fields["cpus_per_gpu"]),
+        memory_bytes_per_gpu=optional_integer(fields["memory_bytes_per_gpu"]),
     )
 
 

@@ -6,11 +6,9 @@ to "why is my job waiting" is its refusal.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Final
 
-from quota.model import QuotaNode
 from quota.policy import policy_queue
 from quota.tree import QuotaRefusal
 from scheduler.model import (
@@ -24,13 +22,15 @@ from scheduler.model import (
     Slot,
     WindowKind,
 )
-from scheduler.place import Picks, Shape, pick
+from scheduler.never import anywhere_of, can_ever_fit
+from scheduler.place import Picks, Shape
 from scheduler.profile import Hold, Profile
 from scheduler.running import MS
 from scheduler.shares import Ask
 from scheduler.world import Bounds, Fit, Limit, NeverFits, World, claim_s
 
 __all__ = [
+    "LACKS",
     "MS",
     "Bounds",
     "Fit",
@@ -45,7 +45,6 @@ __all__ = [
     "has_room",
     "is_free_to_start",
     "not_eligible",
-    "shape_of",
 ]
 
 
@@ -56,6 +55,9 @@ class NoFit:
     reason: ReasonCode
     numbers: Numbers = field(default_factory=dict)
 
+
+LACKS: Final = ("topology", "cpus", "memory")
+"""What may be missing where GPUs are not, as the numbers of a refusal say it (`lacks`)."""
 
 _FURTHEST: Final = {
     reason: place
@@ -109,102 +111,8 @@ def fits_eligible(job: PendingJob, world: World, *, slots: tuple[Slot, ...] | No
 
 def has_room(request: Request, world: World) -> bool:
     """Whether GPUs for the request are free, whatever quota and budget say."""
-    return any(world.free.choose(shape_of(request, flavor)) is not None for flavor in request.flavors)
-
-
-def shape_of(request: Request, flavor: str) -> Shape:
-    """What placement needs to know of a request."""
-    return Shape(flavor, request.gpus, request.nodes)
-
-
-def can_ever_fit(request: Request, queue: str, bounds: Bounds) -> NeverFits | None:
-    """Whether the job could start in an idle cluster, all grants aside; None when it could.
-
-    A job beyond its queue's nominal may borrow what the limits of the queue's path leave.
-    """
-    key = (queue, request)
-    if key not in bounds.answers:
-        bounds.answers[key] = _never(request, queue, bounds)
-    return bounds.answers[key]
-
-
-def _never(request: Request, queue: str, bounds: Bounds) -> NeverFits | None:
-    """`can_ever_fit` for a request that was not asked about before."""
-    node = bounds.queues.get(policy_queue(bounds.policy, queue))
-    limit = _limit(request, node, bounds)
-    if limit is None:
-        return None
-    numbers: dict[str, int | str] = {
-        "limit": limit,
-        "queue": queue,
-        "gpus": request.gpus,
-        "walltime_s": request.walltime_s,
-        "max_gpus": _max_gpus(request, node, bounds),
-        "flavors": ",".join(bounds.inventory.flavors),
-    }
-    if node is not None and node.max_walltime_s is not None:
-        numbers["max_walltime_s"] = node.max_walltime_s
-    return NeverFits(limit, numbers)
-
-
-def _breaks_request(request: Request, _node: QuotaNode, _bounds: Bounds) -> bool:
-    nodes = 1 if request.nodes is None else request.nodes
-    return min(request.gpus, request.walltime_s, nodes) < 1 or request.gpus % nodes != 0
-
-
-def _breaks_flavor(request: Request, _node: QuotaNode, bounds: Bounds) -> bool:
-    return not any(bounds.inventory.biggest(flavor) for flavor in request.flavors)
-
-
-def _breaks_walltime(request: Request, node: QuotaNode, _bounds: Bounds) -> bool:
-    return node.max_walltime_s is not None and request.walltime_s > node.max_walltime_s
-
-
-def _breaks_max_gpus_per_job(request: Request, node: QuotaNode, _bounds: Bounds) -> bool:
-    return node.max_gpus_per_job is not None and request.gpus > node.max_gpus_per_job
-
-
-def _breaks_nominal(request: Request, node: QuotaNode, bounds: Bounds) -> bool:
-    return not any(request.gpus <= bounds.largest(node.path, flavor) for flavor in request.flavors)
-
-
-def _breaks_shape(request: Request, _node: QuotaNode, bounds: Bounds) -> bool:
-    return not any(bounds.inventory.choose(shape_of(request, flavor)) for flavor in request.flavors)
-
-
-_LIMITS: Final[tuple[tuple[Limit, Callable[[Request, QuotaNode, Bounds], bool]], ...]] = (
-    (Limit.REQUEST, _breaks_request),
-    (Limit.FLAVOR, _breaks_flavor),
-    (Limit.WALLTIME, _breaks_walltime),
-    (Limit.MAX_GPUS_PER_JOB, _breaks_max_gpus_per_job),
-    (Limit.NOMINAL, _breaks_nominal),
-    (Limit.SHAPE, _breaks_shape),
-)
-"""The limits in the order in which they are told; each may count on those before it."""
-
-
-def _limit(request: Request, node: QuotaNode | None, bounds: Bounds) -> Limit | None:
-    """The first limit that the request breaks."""
-    if node is None:
-        return Limit.QUEUE
-    return next((limit for limit, breaks in _LIMITS if breaks(request, node, bounds)), None)
-
-
-def _max_gpus(request: Request, node: QuotaNode | None, bounds: Bounds) -> int:
-    """The largest job of the request's flavors and number of nodes that the queue could ever start."""
-    if node is None:
-        return 0
-    nodes = None if request.nodes is None else max(1, request.nodes)
-    most = max(
-        (
-            min(bounds.inventory.most_on(flavor, nodes), bounds.largest(node.path, flavor))
-            for flavor in request.flavors
-        ),
-        default=0,
-    )
-    if node.max_gpus_per_job is not None:
-        most = min(most, node.max_gpus_per_job)
-    return most - most % (nodes or 1)
+    shapes = (world.bounds.shape(request, flavor) for flavor in request.flavors)
+    return any(world.free.choose(shape) is not None for shape in shapes)
 
 
 def not_eligible(job: PendingJob, world: World) -> NoFit | None:
@@ -278,12 +186,13 @@ def _fits_flavor(job: PendingJob, flavor: str, world: World, slots: tuple[Slot, 
 
 def _slots(job: PendingJob, flavor: str, world: World, ask: Ask) -> tuple[Slot, ...] | NoFit:
     """A placement in what is free and not spoken for."""
-    choice = world.free.choose(shape_of(job.request, flavor))
+    shape = world.bounds.shape(job.request, flavor)
+    choice = world.free.choose(shape)
     if choice is None:
         return _no_room(job, flavor, world, is_entitled=ask.is_entitled)
     profile = world.profiles[flavor]
     if profile.windows or world.shares_of(flavor).holds:
-        picks = _spot(job, profile, world, ask)
+        picks = _spot(job, profile, world, ask, shape)
         if isinstance(picks, NoFit):
             return picks
         choice = profile.rooms.named(picks)
@@ -313,38 +222,51 @@ def limited(job: PendingJob, refusal: QuotaRefusal) -> NoFit:
     return NoFit(ReasonCode.BORROWING_LIMIT, {"queue": job.queue, "node": refusal.node, **numbers})
 
 
-def _counts(job: PendingJob, flavor: str, world: World) -> Numbers:
-    return {"free": world.free.free(flavor), "gpus": job.request.gpus, "flavor": flavor}
+def _counts(job: PendingJob, flavor: str, world: World) -> dict[str, int | str]:
+    """What is free on nodes that have the job's labels, and what it asks for."""
+    free = world.free.of_flavor(flavor).free_of(job.request.node_labels)
+    return {"free": free, "gpus": job.request.gpus, "flavor": flavor}
 
 
 def _no_room(job: PendingJob, flavor: str, world: World, *, is_entitled: bool) -> NoFit:
     """GPUs are missing, or there are enough in no shape that would do."""
-    gpus = job.request.gpus
-    reason = ReasonCode.FRAGMENTED if world.free.free(flavor) >= gpus else ReasonCode.NO_CAPACITY
+    gpus, labels = job.request.gpus, job.request.node_labels
+    numbers = _counts(job, flavor, world)
+    reason = ReasonCode.FRAGMENTED if int(numbers["free"]) >= gpus else ReasonCode.NO_CAPACITY
+    if reason is ReasonCode.FRAGMENTED:
+        numbers |= _too_narrow(job, flavor, world)
     if is_entitled:
         profile = world.profiles[flavor]
         queue = policy_queue(world.bounds.policy, job.queue)
         room = profile.without(world.shares_of(flavor).borrowed_of_others(queue))
-        is_enough = int(room.sum()) >= gpus
-        if is_enough and pick(room, profile.rooms.sizes, gpus, job.request.nodes) is None:
+        is_enough = int(profile.rooms.site.parts(labels, None).totals(room).sum()) >= gpus
+        if is_enough and profile.rooms.pick(room, world.bounds.shape(job.request, flavor)) is None:
             reason = ReasonCode.FRAGMENTED_BY_ENTITLED
-    return NoFit(reason, _counts(job, flavor, world))
+    return NoFit(reason, numbers)
 
 
-def _spot(job: PendingJob, profile: Profile, world: World, ask: Ask) -> Picks | NoFit:
+def _too_narrow(job: PendingJob, flavor: str, world: World) -> dict[str, int | str]:
+    """The level of the topology that refuses, and most of what is free in one domain; empty if it is another."""
+    level, rooms = job.request.topology_required, world.free.of_flavor(flavor)
+    anywhere = world.bounds.shape(anywhere_of(job.request), flavor)
+    if level is None or rooms.pick(rooms.free, anywhere) is None:
+        return {}
+    return {"lacks": "topology", "level": level, "largest": rooms.largest(job.request.node_labels, level)}
+
+
+def _spot(job: PendingJob, profile: Profile, world: World, ask: Ask, shape: Shape) -> Picks | NoFit:
     """Nodes for a start now that moves no planned start and runs into no window, or what shuts it out."""
-    request = job.request
     demoted = world.shares_of(profile.flavor).demoted(ask.queue, ask.gpus, ask.start_ms, ask.end_ms)
     if demoted is not None:
         return _reserved(demoted)
     span = (ask.start_ms, ask.end_ms)
     everyone = frozenset(profile.holds)
     beside_all = profile.open(profile.throughout(*span, past=ask.past), *span, job.project_id)
-    picks = pick(beside_all, profile.rooms.sizes, request.gpus, request.nodes)
+    picks = profile.rooms.pick(beside_all, shape)
     if picks is not None:
         return picks
     beside_none = profile.open(profile.rooms.free, *span, job.project_id)
-    if pick(beside_none, profile.rooms.sizes, request.gpus, request.nodes) is None:
+    if profile.rooms.pick(beside_none, shape) is None:
         window = min((window for window, _ in profile.closed(*span, job.project_id)), key=lambda w: w.from_ms)
         numbers: dict[str, int | str] = {"window": window.id, "start_ms": window.from_ms}
         if window.kind is WindowKind.RESERVATION:
@@ -355,7 +277,7 @@ def _spot(job: PendingJob, profile: Profile, world: World, ask: Ask) -> Picks | 
         counted.add(hold.job_id)
         past = (everyone - counted).union(ask.past)
         room = profile.open(profile.throughout(*span, past=past), *span, job.project_id)
-        if pick(room, profile.rooms.sizes, request.gpus, request.nodes) is None:
+        if profile.rooms.pick(room, shape) is None:
             break
     return _reserved(hold)
 
@@ -369,7 +291,12 @@ def _those(job: PendingJob, flavor: str, world: World, slots: tuple[Slot, ...]) 
     gpus = sum(len(slot.gpu_uuids) for slot in slots)
     is_gang = job.request.nodes in {None, len(slots)}
     is_asked = gpus == job.request.gpus and is_gang and world.free.flavor_of(slots) == flavor
-    return slots if is_asked else NoFit(ReasonCode.NO_CAPACITY, _counts(job, flavor, world))
+    if is_asked:
+        rooms = world.free.of_flavor(flavor)
+        nodes = [rooms.index[slot.node] for slot in slots]
+        if rooms.allows(nodes, world.bounds.shape(job.request, flavor)):
+            return slots
+    return NoFit(ReasonCode.NO_CAPACITY, _counts(job, flavor, world))
 
 
 def _grant(job: PendingJob, flavor: str, world: World) -> GrantView | NoFit:

@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Protocol, cast
 
 from quota.fold import Books
@@ -122,6 +122,8 @@ class FoldedState:
                     state=NodeState(str(data["state"])),
                     is_simulated=bool(data["is_simulated"]),
                     labels=tuple(sorted(cast("dict[str, str]", data["labels"]).items())),
+                    cpus=optional_integer(data.get("cpus")),
+                    memory_bytes=optional_integer(data.get("memory_bytes")),
                 )
             case "node.up" | "node.resumed":
                 self._set_node(name, NodeState.UP)
@@ -133,8 +135,7 @@ class FoldedState:
                 pass
 
     def _set_node(self, name: str, state: NodeState) -> None:
-        node = self.nodes[name]
-        self.nodes[name] = Node(node.name, node.flavor, node.gpu_uuids, state, node.is_simulated, node.labels)
+        self.nodes[name] = replace(self.nodes[name], state=state)
 
     def live(self) -> dict[str, Fields]:
         """Attempts that hold GPUs, by name."""

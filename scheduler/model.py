@@ -87,6 +87,15 @@ class ShareClass(StrEnum):
     BORROWED = "borrowed"
 
 
+class Placement(StrEnum):
+    """Which of the nodes that hold a job it gets. Source: the strategies PACK and SPREAD of Ray's groups."""
+
+    PACK = "pack"
+    """The fullest, so that whole nodes stay whole for large jobs."""
+    SPREAD = "spread"
+    """The emptiest, so that it shares its node with as few as can be."""
+
+
 Numbers = Mapping[str, int | str]
 """Named figures of a reason; rendered in three languages by whoever shows them."""
 
@@ -100,7 +109,14 @@ class Request:
         walltime_s: longest run in seconds; the claim on the grant is gpus x walltime_s.
         flavors: acceptable flavors in order of preference, at least one.
         nodes: 1 = must fit one node; n = exactly n nodes with gpus/n on each; None = may span the fewest.
-        memory_bytes_per_rank: a rank above it is stopped as OUT_OF_MEMORY; None = the node's own limit.
+        memory_bytes_per_rank: a rank above it is stopped as OUT_OF_MEMORY; None = what `memory_bytes_per_gpu`
+            comes to on its node, else the node's own limit.
+        node_labels: labels that every node of the job has, all of them, by key.
+        topology_required: level of the topology; all nodes lie in one domain of it.
+        topology_preferred: level from which on upwards the narrowest is taken at which one domain holds the job.
+        placement: which of the nodes that hold it.
+        cpus_per_gpu: CPUs set aside for each GPU; None = the node's share.
+        memory_bytes_per_gpu: memory set aside for each GPU; None = the node's share.
     """
 
     gpus: int
@@ -108,6 +124,12 @@ class Request:
     flavors: tuple[str, ...]
     nodes: int | None = None
     memory_bytes_per_rank: int | None = None
+    node_labels: tuple[tuple[str, str], ...] = ()
+    topology_required: str | None = None
+    topology_preferred: str | None = None
+    placement: Placement = Placement.PACK
+    cpus_per_gpu: int | None = None
+    memory_bytes_per_gpu: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,7 +142,14 @@ class Slot:
 
 @dataclass(frozen=True, slots=True)
 class Node:
-    """A node of the inventory. `gpu_uuids` is in index order; all GPUs of a node are of one flavor."""
+    """A node of the inventory.
+
+    Args:
+        gpu_uuids: in index order; all GPUs of a node are of one flavor.
+        labels: by key.
+        cpus: None = not stated: the node takes no job that asks for CPUs.
+        memory_bytes: None = not stated: the node takes no job that asks for memory.
+    """
 
     name: str
     flavor: str
@@ -128,6 +157,8 @@ class Node:
     state: NodeState
     is_simulated: bool
     labels: tuple[tuple[str, str], ...] = ()
+    cpus: int | None = None
+    memory_bytes: int | None = None
 
 
 @dataclass(frozen=True, slots=True)

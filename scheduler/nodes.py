@@ -103,8 +103,8 @@ def register(session: Session, probe: NodeProbe, url: str, *, at: datetime, acto
     return is_changed or was_down
 
 
-def _described(row: NodeRow) -> tuple[str, bool, dict[str, str]]:
-    return row.flavor, row.is_simulated, dict(row.labels)
+def _described(row: NodeRow) -> tuple[str, bool, dict[str, str], int, int]:
+    return row.flavor, row.is_simulated, dict(row.labels), row.cpus, row.memory_bytes
 
 
 def _gpu_uuids(session: Session, node: str) -> list[str]:

@@ -1,7 +1,7 @@
 """Where a job runs: nodes out of what is free, then exact GPU UUIDs.
 
-Small jobs go to the fullest node that holds them, so that whole nodes stay whole for large ones.
-Source: best fit of bin packing; Slurm's CR_LLN is its opposite and fragments.
+Small jobs go to the fullest node that holds them, so that whole nodes stay whole for large ones, unless they ask
+to be spread. Source: best fit of bin packing; Slurm's CR_LLN, least loaded node, is its opposite and fragments.
 """
 
 from __future__ import annotations
@@ -11,12 +11,22 @@ from dataclasses import dataclass
 from typing import Final
 
 import numpy as np
-from numpy.typing import NDArray
 
 from scheduler.model import LiveAttempt, Node, NodeState, Place, Slot
+from scheduler.topology import Counts, Labels, Site, Sizes, Terms
 
-Counts = NDArray[np.int64]
-"""GPUs per node of one flavor, nodes by name."""
+__all__ = [
+    "NO_ROOMS",
+    "Choice",
+    "Counts",
+    "FreeView",
+    "GpusTakenError",
+    "Picks",
+    "Rooms",
+    "Shape",
+    "Sizes",
+    "pick",
+]
 
 Choice = Place
 """Node names and how many GPUs of each, in rank order."""
@@ -25,28 +35,20 @@ Picks = tuple[tuple[int, int], ...]
 """The same with the nodes' positions instead of their names."""
 
 
-class Sizes:
-    """GPUs of each node, free or not; never changes.
-
-    Args:
-        counts: by position of the node.
-    """
-
-    __slots__ = ("biggest", "counts", "is_uniform")
-
-    def __init__(self, counts: Sequence[int]) -> None:
-        self.counts: Final[Counts] = np.array(counts, dtype=np.int64)
-        self.biggest: Final = max(counts, default=0)
-        self.is_uniform: Final = len(set(counts)) == 1 and self.biggest > 0
-
-
 @dataclass(frozen=True, slots=True)
 class Shape:
-    """What placement looks at: GPUs of one flavor, and over how many nodes (None = may span the fewest)."""
+    """What placement looks at.
+
+    Args:
+        gpus: of one flavor.
+        nodes: over how many nodes; None = may span the fewest.
+        terms: what else is asked of the nodes; None = nothing.
+    """
 
     flavor: str
     gpus: int
     nodes: int | None
+    terms: Terms | None = None
 
 
 class GpusTakenError(RuntimeError):
@@ -63,38 +65,43 @@ class GpusTakenError(RuntimeError):
         self.slot = slot
 
 
-def pick(free: Counts, sizes: Sizes, gpus: int, nodes: int | None) -> Picks | None:
+def pick(
+    free: Counts, sizes: Sizes, gpus: int, nodes: int | None, *, is_spread: bool = False
+) -> Picks | None:
     """Nodes for a job: the rules of placement, first that applies. O(nodes).
 
     Exactly `nodes` nodes, the fullest that hold it; else one node, the fullest that holds it; else as few as
     can be, emptiest first; a job larger than any node takes entirely free nodes, largest first. A remainder
-    goes to the fullest other node that holds it. Ties by name.
+    goes to the fullest other node that holds it. Ties by name. Spread, a job that fits one node and one that
+    names its number of nodes get the emptiest instead of the fullest.
 
     Args:
         free: what may be taken of each node; below 0 counts as 0.
         sizes: GPUs of each node, free or not.
         gpus: how many, 1 or more.
         nodes: None = may span the fewest.
+        is_spread: the emptiest nodes that hold it instead of the fullest.
 
     Returns:
         Positions of nodes and GPUs of each, or None when there is no such set.
     """
     if nodes is not None:
-        return _exactly(free, gpus // nodes, nodes)
+        return _exactly(free, gpus // nodes, nodes, is_spread=is_spread)
     if gpus > sizes.biggest:
         return _whole_nodes(free, sizes, gpus)
-    return _exactly(free, gpus, 1) or _fewest(free, gpus)
+    return _exactly(free, gpus, 1, is_spread=is_spread) or _fewest(free, gpus)
 
 
-def _exactly(free: Counts, each: int, nodes: int) -> Picks | None:
-    """The same number of GPUs on exactly `nodes` nodes, the fullest that hold it."""
+def _exactly(free: Counts, each: int, nodes: int, *, is_spread: bool = False) -> Picks | None:
+    """The same number of GPUs on exactly `nodes` nodes, the fullest (or emptiest) that hold it."""
     holds = (free >= each).nonzero()[0]
     if len(holds) < nodes:
         return None
+    room = -free[holds] if is_spread else free[holds]
     if nodes == 1:
-        return ((int(holds[free[holds].argmin()]), each),)
-    fullest = holds[np.argsort(free[holds], kind="stable")[:nodes]]
-    return tuple((int(node), each) for node in fullest)
+        return ((int(holds[room.argmin()]), each),)
+    first = holds[np.argsort(room, kind="stable")[:nodes]]
+    return tuple((int(node), each) for node in first)
 
 
 def _whole_nodes(free: Counts, sizes: Sizes, gpus: int) -> Picks | None:
@@ -147,22 +154,28 @@ def _with_remainder(free: Counts, found: list[tuple[int, int]], left: int) -> Pi
 
 
 class Rooms:
-    """The nodes of one flavor, by name: their sizes and what is free of each."""
+    """The nodes of one flavor, by name: what they are, and what is free of each.
 
-    __slots__ = ("free", "index", "names", "sizes", "total")
+    Args:
+        nodes: name, GPUs and free GPUs of each.
+        labels: of each node; left out where none has any.
+    """
 
-    def __init__(self, nodes: Sequence[tuple[str, int, int]]) -> None:
-        self.names: Final = tuple(name for name, _, _ in nodes)
-        self.index: Final = {name: position for position, name in enumerate(self.names)}
-        self.sizes: Final = Sizes([size for _, size, _ in nodes])
+    __slots__ = ("free", "index", "names", "site", "sizes", "total")
+
+    def __init__(self, nodes: Sequence[tuple[str, int, int]], labels: Sequence[Labels] = ()) -> None:
+        site = Site([name for name, _, _ in nodes], [size for _, size, _ in nodes], labels)
+        self.site: Final = site
+        self.names, self.index, self.sizes = site.names, site.index, site.sizes
         self.free: Final[Counts] = np.array([free for _, _, free in nodes], dtype=np.int64)
         self.total = int(self.free.sum())
 
     def copy(self) -> Rooms:
         """The same, to take from."""
         other = Rooms.__new__(Rooms)
-        other.names, other.index, other.sizes = self.names, self.index, self.sizes  # type: ignore[misc]
-        other.free, other.total = self.free.copy(), self.total  # type: ignore[misc]
+        other.site, other.free = self.site, self.free.copy()  # type: ignore[misc]
+        other.names, other.index, other.sizes = self.names, self.index, self.sizes
+        other.total = self.total
         return other
 
     def take(self, node: str, gpus: int) -> None:
@@ -173,6 +186,54 @@ class Rooms:
     def named(self, picks: Picks) -> Place:
         """Picks with the names of the nodes."""
         return tuple((self.names[node], gpus) for node, gpus in picks)
+
+    def pick(self, free: Counts, shape: Shape) -> Picks | None:
+        """Nodes for a job: `pick` among those with its labels, in one domain of the first level that holds it.
+
+        Of several such domains the fullest, ties by name. O(nodes), and a `pick` for each domain that has the
+        GPUs and no shape of them that would do.
+
+        Args:
+            free: what may be taken of each node.
+            shape: what is asked for.
+        """
+        terms = shape.terms
+        if terms is None:
+            return pick(free, self.sizes, shape.gpus, shape.nodes)
+        for level in terms.levels:
+            for part in self.site.parts(terms.labels, level).holding(free, shape.gpus):
+                found = pick(
+                    free[part.positions], part.sizes, shape.gpus, shape.nodes, is_spread=terms.is_spread
+                )
+                if found is not None:
+                    return tuple((int(part.positions[node]), gpus) for node, gpus in found)
+        return None
+
+    def allows(self, positions: Sequence[int], shape: Shape) -> bool:
+        """Whether these nodes have the labels asked for and lie in one domain of the level that is required."""
+        terms = shape.terms
+        if terms is None:
+            return True
+        return bool(terms.levels) and self.site.is_one_domain(positions, terms.labels, terms.levels[-1])
+
+    def free_of(self, labels: Labels) -> int:
+        """GPUs that are free on nodes with these labels."""
+        return self.total if not labels else sum(self.site.parts(labels, None).totals(self.free).tolist())
+
+    def largest(self, labels: Labels, level: str) -> int:
+        """GPUs that are free in the domain of a level where most are, on nodes with these labels."""
+        return int(self.site.parts(labels, level).totals(self.free).max(initial=0))
+
+    def most(self, labels: Labels, level: str | None, nodes: int | None) -> int:
+        """The most GPUs that one job could get now on `nodes` nodes (None = on any) in one domain of a level."""
+        found = 0
+        for part in self.site.parts(labels, level).all:
+            here = np.sort(self.free[part.positions])[::-1]
+            if nodes is None:
+                found = max(found, int(here.sum()))
+            elif len(here) >= nodes:
+                found = max(found, int(here[nodes - 1]) * nodes)
+        return found
 
 
 NO_ROOMS: Final = Rooms(())
@@ -190,14 +251,21 @@ class FreeView:
     def __init__(self, nodes: Iterable[Node], held: Collection[str] = frozenset()) -> None:
         self._nodes: dict[str, Node] = {node.name: node for node in nodes}
         self._free: dict[str, tuple[str, ...]] = {}
-        by_flavor: dict[str, list[tuple[str, int, int]]] = {}
+        by_flavor: dict[str, list[Node]] = {}
         for name, node in sorted(self._nodes.items()):
             free = tuple(uuid for uuid in node.gpu_uuids if uuid not in held) if held else node.gpu_uuids
             self._free[name] = free
-            by_flavor.setdefault(node.flavor, []).append((name, len(node.gpu_uuids), len(free)))
-        self.rooms: Final = {flavor: Rooms(found) for flavor, found in sorted(by_flavor.items())}
+            by_flavor.setdefault(node.flavor, []).append(node)
+        self.rooms: Final = {flavor: self._rooms(found) for flavor, found in sorted(by_flavor.items())}
         self._failed: set[Shape] = set()
         self._chosen: dict[Shape, Choice] = {}
+
+    def _rooms(self, nodes: Sequence[Node]) -> Rooms:
+        """What is free of these nodes, which are sorted by name."""
+        return Rooms(
+            [(node.name, len(node.gpu_uuids), len(self._free[node.name])) for node in nodes],
+            [node.labels for node in nodes],
+        )
 
     @classmethod
     def of(cls, nodes: Iterable[Node], live: Iterable[LiveAttempt]) -> FreeView:
@@ -252,13 +320,6 @@ class FreeView:
         """GPUs of the largest node of a flavor, free or not; 0 where there is none."""
         return self.of_flavor(flavor).sizes.biggest
 
-    def most_on(self, flavor: str, nodes: int | None) -> int:
-        """The most GPUs that one job could get now on exactly `nodes` nodes, 1 or more (None = on any)."""
-        if nodes is None:
-            return self.free(flavor)
-        emptiest = np.sort(self.of_flavor(flavor).free)[::-1]
-        return int(emptiest[nodes - 1]) * nodes if len(emptiest) >= nodes else 0
-
     def flavor_of(self, slots: Iterable[Slot]) -> str | None:
         """The one flavor of the slots' nodes if every GPU of them is free, else None."""
         flavors: set[str] = set()
@@ -307,5 +368,5 @@ class FreeView:
         rooms = self.of_flavor(shape.flavor)
         if rooms.total < shape.gpus:
             return None
-        picks = pick(rooms.free, rooms.sizes, shape.gpus, shape.nodes)
+        picks = rooms.pick(rooms.free, shape)
         return None if picks is None else rooms.named(picks)

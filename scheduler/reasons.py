@@ -11,7 +11,7 @@ from scheduler.index import Group
 from scheduler.lines import Waits
 from scheduler.model import PendingJob, ReasonCode, ShareClass, Wait
 from scheduler.order import AGED, ENTITLED_FIRST, RESERVED, deciding_rule, in_order, siblings
-from scheduler.place import Shape, pick
+from scheduler.place import Shape
 from scheduler.turns import Started, Turns
 
 _ROOM: Final = frozenset(
@@ -48,7 +48,7 @@ class Reasons:
         if refusal.reason in _ROOM and not waits.is_free:
             alone = self._alone(job)
             if alone is not None:
-                number = self._taker(Shape(alone.flavor, job.request.gpus, job.request.nodes))
+                number = self._taker(self._turns.bounds.shape(job.request, alone.flavor))
                 ahead = self._turns.starts[number]
                 rule = self._rule(ahead, number, job, waits)
                 return Wait(job.id, ReasonCode.WAITING_TURN, {"ahead": ahead.job.id, "rule": rule})
@@ -93,7 +93,7 @@ class Reasons:
             if start.fit.flavor == shape.flavor:
                 for slot in start.fit.slots:
                     free[rooms.index[slot.node]] += len(slot.gpu_uuids)
-        return pick(free, rooms.sizes, shape.gpus, shape.nodes) is not None
+        return rooms.pick(free, shape) is not None
 
     def _rule(self, ahead: Started, number: int, job: PendingJob, waits: Waits) -> str:
         """By which rule a start went before a job that waits."""

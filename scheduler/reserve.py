@@ -14,9 +14,8 @@ from typing import Final, cast
 import numpy as np
 
 from quota.policy import policy_queue
-from scheduler.fit import shape_of
 from scheduler.model import JobId, PendingJob, ShareClass
-from scheduler.place import Counts, Picks, pick
+from scheduler.place import Counts, Picks
 from scheduler.profile import Hold, Profile, Run
 from scheduler.reclaim import by_loss, fewest_victims
 from scheduler.running import MS
@@ -42,7 +41,7 @@ class Search:
         self.profile: Final[Profile] = world.profiles[flavor]
         self.shares: Final = world.shares_of(flavor)
         self.queue: Final = policy_queue(world.bounds.policy, job.queue)
-        self.shape: Final = shape_of(job.request, flavor)
+        self.shape: Final = world.bounds.shape(job.request, flavor)
         self.length_ms: Final = job.request.walltime_s * MS
 
     def earliest(self, *, until_ms: int | None = None, may_reclaim: bool = True) -> Hold | None:
@@ -109,7 +108,7 @@ class Search:
         return ends, nodes, gpus
 
     def _pick(self, room: Counts) -> Picks | None:
-        return pick(room, self.profile.rooms.sizes, self.shape.gpus, self.shape.nodes)
+        return self.profile.rooms.pick(room, self.shape)
 
     def at(self, at_ms: int, *, may_reclaim: bool = True, only: Picks | None = None) -> Hold | None:
         """The start at one instant, with as few victims as can be, or None; `only` asks for these nodes."""
@@ -184,7 +183,8 @@ class Search:
         room = self.profile.throughout(ask.start_ms, ask.end_ms, past=ask.past, freed=freed)
         room = self.profile.open(room, ask.start_ms, ask.end_ms, self.job.project_id)
         if only is not None:
-            return only if all(room[node] >= gpus for node, gpus in only) else None
+            is_allowed = self.profile.rooms.allows([node for node, _ in only], self.shape)
+            return only if is_allowed and all(room[node] >= gpus for node, gpus in only) else None
         return self._pick(room)
 
     def without(self, hold: Hold, victims: Sequence[Run]) -> Hold | None:

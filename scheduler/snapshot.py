@@ -106,6 +106,8 @@ def load_nodes(session: Session) -> tuple[Node, ...]:
             state=NodeState(row.state),
             is_simulated=row.is_simulated,
             labels=tuple(sorted(row.labels.items())),
+            cpus=row.cpus,
+            memory_bytes=row.memory_bytes,
         )
         for row in session.scalars(select(NodeRow))
     ]

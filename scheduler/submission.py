@@ -82,6 +82,22 @@ MAX_MEMORY_BYTES: Final = 2**50
 """Memory of a rank [bytes]: a pebibyte, beyond any node."""
 
 
+MAX_NODE_LABELS: Final = 16
+"""Labels that one job may ask of its nodes: topology and hardware, with room."""
+
+
+MAX_CPUS_PER_GPU: Final = 4_096
+"""CPUs for each GPU: beyond any node."""
+
+
+_MOST: Final = {
+    "memory_bytes_per_rank": MAX_MEMORY_BYTES,
+    "cpus_per_gpu": MAX_CPUS_PER_GPU,
+    "memory_bytes_per_gpu": MAX_MEMORY_BYTES,
+}
+"""Amounts that a request may leave out, and the most of each."""
+
+
 class JobRefusedError(ValueError):
     """A job that is not accepted.
 
@@ -183,6 +199,7 @@ def _check_texts(submission: Submission) -> None:
     """Names, command, environment and outputs within their limits, and figures that are no slip."""
     command, env, request = submission.command, submission.env, submission.request
     array = submission.array or ArrayAsked(1, 1)
+    amounts = {name: getattr(request, name) for name in _MOST}
     sizes = (
         ("name", MAX_NAME_CHARS, len(submission.name)),
         ("command", MAX_COMMAND_ARGS, len(command)),
@@ -195,7 +212,8 @@ def _check_texts(submission: Submission) -> None:
         ("gpus", MAX_GPUS, request.gpus),
         ("nodes", MAX_GPUS, request.nodes or 1),
         ("walltime_s", MAX_WALLTIME_S, request.walltime_s),
-        ("memory_bytes_per_rank", MAX_MEMORY_BYTES, request.memory_bytes_per_rank or 1),
+        *((name, _MOST[name], 1 if amount is None else amount) for name, amount in amounts.items()),
+        ("node_labels", MAX_NODE_LABELS, len(request.node_labels)),
         ("depends_on", MAX_DEPENDENCIES, len(submission.depends_on)),
         ("array.count", MAX_ARRAY, array.count),
     )
@@ -207,10 +225,7 @@ def _check_texts(submission: Submission) -> None:
         ("command", len(command[0]) if command else 0),
         ("gpus", request.gpus),
         ("nodes", 1 if request.nodes is None else request.nodes),
-        (
-            "memory_bytes_per_rank",
-            1 if request.memory_bytes_per_rank is None else request.memory_bytes_per_rank,
-        ),
+        *((name, 1 if amount is None else amount) for name, amount in amounts.items()),
         ("walltime_s", request.walltime_s + 1),
         ("array.count", array.count),
         ("array.cap", array.cap),
@@ -341,6 +356,12 @@ def _insert(
         flavors=list(request.flavors),
         walltime_s=request.walltime_s,
         memory_bytes_per_rank=request.memory_bytes_per_rank,
+        node_labels=dict(request.node_labels),
+        topology_required=request.topology_required,
+        topology_preferred=request.topology_preferred,
+        placement=request.placement.value,
+        cpus_per_gpu=request.cpus_per_gpu,
+        memory_bytes_per_gpu=request.memory_bytes_per_gpu,
         bundle_digest=submission.bundle_digest,
         submitted_at=at,
         is_held=submission.is_held,

@@ -20,6 +20,7 @@ from sqlalchemy import (
 from sqlalchemy.dialects.postgresql import ARRAY, JSONB
 from sqlalchemy.orm import Mapped, mapped_column
 
+from scheduler.model import Placement
 from store.base import Base, type_instant
 
 
@@ -92,6 +93,12 @@ class JobRow(Base):
     flavors: Mapped[list[str]] = mapped_column(ARRAY(Text))
     walltime_s: Mapped[int] = mapped_column(BigInteger)
     memory_bytes_per_rank: Mapped[int | None] = mapped_column(BigInteger)
+    node_labels: Mapped[dict[str, str]] = mapped_column(JSONB, default=dict)
+    topology_required: Mapped[str | None] = mapped_column(Text)
+    topology_preferred: Mapped[str | None] = mapped_column(Text)
+    placement: Mapped[str] = mapped_column(Text, default=Placement.PACK.value)
+    cpus_per_gpu: Mapped[int | None]
+    memory_bytes_per_gpu: Mapped[int | None] = mapped_column(BigInteger)
     bundle_digest: Mapped[str | None] = mapped_column(ForeignKey("bundles.digest"))
     submitted_at: Mapped[datetime] = mapped_column(type_instant)
     is_held: Mapped[bool]

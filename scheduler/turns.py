@@ -339,7 +339,7 @@ class Turns:
         job = walk.job
         if not walk.is_plain or job.id in self.holders or job.id in self.world.held or not self._is_full():
             return False
-        shape = (job.request.flavors, job.request.gpus, job.request.nodes)
+        shape = (job.request.flavors, self.bounds.shape(job.request, ""))
         if shape not in self._roomless and not has_room(job.request, self.world):
             self._roomless.add(shape)
         return shape in self._roomless

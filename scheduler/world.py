@@ -22,10 +22,11 @@ from scheduler.model import (
     Slot,
     Snapshot,
 )
-from scheduler.place import FreeView
+from scheduler.place import FreeView, Shape
 from scheduler.profile import Hold, Profile, Run
 from scheduler.running import LEAST_GRACE_MS, MS, Running
 from scheduler.shares import Shares
+from scheduler.topology import terms_of
 
 NO_LIMITS: Final = Tree({"": 0}, {}, {}, {}, {})
 """The tree of a pool that has no GPUs in service."""
@@ -48,6 +49,14 @@ class Limit(StrEnum):
     """Larger than the nominal quota and all that may be borrowed, at a node on the queue's path."""
     SHAPE = "shape"
     """No such set of nodes in service, were they all free."""
+    LABELS = "labels"
+    """No node in service of these flavors has the labels."""
+    TOPOLOGY = "topology"
+    """The policy names no such level, or in this order; or no domain of the level in service is large enough."""
+    CPUS = "cpus"
+    """No such set of nodes in service with so many CPUs for each GPU."""
+    MEMORY = "memory"
+    """No such set of nodes in service with so much memory for each GPU."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,7 +64,8 @@ class NeverFits:
     """The job can never start as asked.
 
     `numbers`: `limit`, what was asked (`queue`, `gpus`, `walltime_s`) and what would fit: `max_gpus` (0 = the
-    queue takes none), `flavors` in service (joined by ","), and `max_walltime_s` where the queue has one.
+    queue takes none), `flavors` in service (joined by ","), and `max_walltime_s` where the queue has one; the
+    `labels` asked for (key=value, joined by ","); the `level` that refuses, with the `levels` of the policy.
     """
 
     limit: Limit
@@ -99,6 +109,10 @@ class Bounds:
             room = Use(self.tree(flavor), {}).room(queue, is_entitled=False)
             self._largest[key] = max(room, self.nominal(queue, flavor))
         return self._largest[key]
+
+    def shape(self, request: Request, flavor: str) -> Shape:
+        """What placement needs to know of a request."""
+        return Shape(flavor, request.gpus, request.nodes, terms_of(request, self.policy.topology))
 
     def grace_ms(self, queue: str) -> int:
         """Notice that a borrower of the queue gets, in milliseconds."""

@@ -30,6 +30,10 @@ OTHERS: Final = frozenset({"exporter_listen", "exporter_node", "exporter_gpus", 
 """Names in the settings file that the node exporter alone reads."""
 
 
+_LABEL: Final = r"[^\s,:=]+:[A-Za-z0-9][A-Za-z0-9._/-]{0,126}=[A-Za-z0-9][A-Za-z0-9._/-]{0,199}"
+"""One item of `node_labels`."""
+
+
 class Mode(StrEnum):
     """What the platform assumes of its operator."""
 
@@ -106,6 +110,12 @@ class Settings(BaseSettings):
     )
     flavor: str = Field(
         default="h200", description="Flavor given to the nodes' GPUs.", json_schema_extra=_MANAGED
+    )
+    node_labels: str = Field(
+        default="",
+        max_length=65_536,
+        pattern=rf"^(?:{_LABEL}(?:,{_LABEL})*)?$",
+        description="Labels of nodes, `NODES:KEY=VALUE` by commas, NODES a shell pattern: `gpu-r1-*:kezek.kz/rack=r1`.",
     )
     policy_file: Path | None = Field(
         default=None, description="Policy enacted at the first start.", json_schema_extra=_ABSENT

@@ -15,7 +15,7 @@ from api.answers import PageOut
 from api.auth import Caller, require
 from api.context import Context, Ctx, Language
 from api.errors import BODY_ERRORS, ApiError, ErrorCode, documented
-from api.i18n import catalogue, instant, translate
+from api.i18n import catalogue, gibibytes, instant, translate
 from api.job_answers import AttemptOut, BundleOut, EventOut, EventsOut, JobOut, ReasonOut
 from api.limits import MAX_EVENTS, MAX_ID, MAX_KEY_CHARS
 from api.schemas import JobIn, JobsQuery, PageQuery
@@ -60,9 +60,12 @@ def reason_out(code: str, numbers: Numbers, language: str) -> ReasonOut:
             shown[name] = translate(language, f"{name}.{value}")
         elif name.endswith("_ms") and isinstance(value, int):
             shown[name] = instant(language, from_ms(value))
-    special = f"never_fits.{numbers.get('limit')}"
-    is_special = code == ReasonCode.NEVER_FITS and special in catalogue(language)
-    text = translate(language, special if is_special else f"reason.{code}", **shown)
+        elif "_bytes" in name and isinstance(value, int):
+            shown[name.replace("_bytes", "")] = gibibytes(language, value)
+    special = f"lacks.{numbers.get('lacks')}"
+    if code == ReasonCode.NEVER_FITS:
+        special = f"never_fits.{numbers.get('limit')}"
+    text = translate(language, special if special in catalogue(language) else f"reason.{code}", **shown)
     return ReasonOut(code=code, numbers=dict(numbers), text=text)
 
 
@@ -186,6 +189,12 @@ def _submit(session: Session, caller: Principal, body: JobIn, at: datetime) -> j
             flavors=tuple(body.flavors),
             nodes=body.nodes,
             memory_bytes_per_rank=body.memory_bytes_per_rank,
+            node_labels=tuple(sorted(body.node_labels.items())),
+            topology_required=body.topology_required,
+            topology_preferred=body.topology_preferred,
+            placement=body.placement,
+            cpus_per_gpu=body.cpus_per_gpu,
+            memory_bytes_per_gpu=body.memory_bytes_per_gpu,
         ),
         env=body.env,
         outputs=tuple(body.outputs),

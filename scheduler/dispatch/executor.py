@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
 from typing import Protocol, Self, cast
@@ -17,6 +18,7 @@ from urllib.parse import quote
 import httpx
 
 from scheduler.dispatch.fields import Fields, WireError
+from scheduler.dispatch.labels import NodeLabels
 from scheduler.dispatch.limits import MAX_ATTEMPTS, MAX_LOG_PAGE_BYTES, MAX_WAIT_S
 from scheduler.dispatch.wire import (
     AgentCode,
@@ -166,13 +168,15 @@ class Executor(Protocol):
 class AgentExecutor:
     """`Executor` over the HTTP agents of the nodes; thread safe, connections pooled."""
 
-    def __init__(self, urls: Mapping[str, str], secret: str) -> None:
+    def __init__(self, urls: Mapping[str, str], secret: str, labels: NodeLabels | None = None) -> None:
         """Connect lazily.
 
         Args:
             urls: base URL of the agent of each node, as ``http://127.0.0.2:41233``.
             secret: the agents' shared secret.
+            labels: that the operator gives the nodes; they win over those that the agents state.
         """
+        self._labels = NodeLabels() if labels is None else labels
         self._urls = {node: url.rstrip("/") for node, url in sorted(urls.items())}
         self._client = httpx.Client(
             headers={"Authorization": f"Bearer {secret}"},
@@ -215,7 +219,8 @@ class AgentExecutor:
     def probe(self, node: str) -> NodeProbe:
         """See `Executor.probe`."""
         with _reading(node):
-            return NodeProbe.from_json(self._json(node, "GET", "/v1/probe"))
+            probe = NodeProbe.from_json(self._json(node, "GET", "/v1/probe"))
+        return replace(probe, labels={**probe.labels, **self._labels.of(node)})
 
     def put_bundle(self, node: str, sha256: str, data: bytes, epoch: int) -> None:
         """See `Executor.put_bundle`."""

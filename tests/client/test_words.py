@@ -38,7 +38,7 @@ from products.localisation import Purpose
 from products.model import AiKind, BuiltOn, Direction, ProductStatus, Stage
 from products.registers import Criterion, DocumentState, Kind, Step
 from scheduler import model
-from scheduler.fit import Limit
+from scheduler.fit import LACKS, Limit
 from scheduler.lifecycle import FINAL_CODES, IDLE_ERROR
 from scheduler.order import ENTITLED_FIRST, FAIR_SHARE, PRIORITY_CLASS, RESERVED, RULES
 from scheduler.plan import AGED
@@ -57,14 +57,16 @@ EXIT_ERRORS = (
         for code in RANK_ERROR.findall(path.read_text("utf-8"))
     }
 )
+TOLD_APART = {Limit.FLAVOR, Limit.QUEUE, Limit.LABELS, Limit.TOPOLOGY, Limit.CPUS, Limit.MEMORY}
 FROM_THE_PLATFORM = {
     "state": {state.value for state in model.JobState},
     "reason": {code.value for code in model.ReasonCode} | {"other", "not_yet"},
     "rule": {rule.name for rule in RULES} | {AGED, ENTITLED_FIRST, FAIR_SHARE, PRIORITY_CLASS, RESERVED},
     "limit": {limit.value for limit in Limit},
     "exit_error": EXIT_ERRORS | {"other"},
-    "never_fits": {Limit.FLAVOR, Limit.QUEUE},
-    "never_fits_hint": {Limit.FLAVOR, Limit.QUEUE},
+    "never_fits": TOLD_APART,
+    "never_fits_hint": TOLD_APART,
+    "lacks": set(LACKS),
     "sector": {sector.value for sector in Sector},
     "category": {category.value for category in Category},
     "idle_step": {step.value for step in IdleStep},
@@ -106,7 +108,7 @@ def test_the_catalogues_say_the_same_in_three_languages() -> None:
 
 
 @pytest.mark.parametrize("language", LANGUAGES)
-@pytest.mark.parametrize("section", ["state", "exit_error", "never_fits"])
+@pytest.mark.parametrize("section", ["state", "exit_error", "never_fits", "lacks"])
 def test_the_client_and_the_platform_say_the_same_words(section: str, language: str) -> None:
     def words(texts: Mapping[str, str]) -> dict[str, str]:
         return {

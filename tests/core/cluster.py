@@ -58,11 +58,12 @@ class Cluster:
         self.submitted += 1
         nodes = rest.pop("nodes", None)
         flavors = rest.pop("flavors", ("h200",))
+        request = Request(gpus, wall_minutes * 60, flavors, nodes, **rest.pop("asks", {}))
         job = PendingJob(
             id=JobId(self.submitted),
             project_id=PROJECT,
             queue=queue,
-            request=Request(gpus, wall_minutes * 60, flavors, nodes),
+            request=request,
             submitted_ms=self.at_ms,
             **{"priority": 0} | rest,
         )

@@ -99,7 +99,7 @@ def test_flavors_never_mix_and_only_nodes_that_are_up_count(build):
 
 def test_the_most_a_job_could_get(build):
     view = view_of(build, (8, 3, 5, 0))
-    assert [view.most_on("h200", nodes) for nodes in (None, 1, 2, 3, 4)] == [16, 8, 10, 9, 0]
+    assert [view.of_flavor("h200").most((), None, nodes) for nodes in (None, 1, 2, 3, 4)] == [16, 8, 10, 9, 0]
     assert view.biggest("h200") == 8
 
 

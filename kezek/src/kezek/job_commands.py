@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from enum import StrEnum
 from itertools import islice
 from pathlib import Path
 from typing import Annotated, Final, cast
@@ -24,6 +25,13 @@ DEFAULT_JOBS: Final = 20
 MAX_JOBS: Final = 10_000
 """Most jobs of one listing: fifty pages of the platform."""
 _ARGUMENTS: Final = "kezek.arguments"
+
+
+class Placement(StrEnum):
+    """Which of the nodes that hold a job it gets."""
+
+    PACK = "pack"
+    SPREAD = "spread"
 
 
 class ArgumentsCommand(TyperCommand):
@@ -63,6 +71,24 @@ def submit(  # noqa: PLR0913 - every argument is an option of the command line
         list[str] | None, typer.Option(help="Acceptable kind of GPU; repeat, best first.")
     ] = None,
     memory: Annotated[str | None, typer.Option(help="Most memory of a rank: 512MiB, 4GiB.")] = None,
+    node_label: Annotated[
+        list[str] | None, typer.Option(metavar="K=V", help="Only nodes with this label; repeat.")
+    ] = None,
+    topology_required: Annotated[
+        str | None, typer.Option(metavar="LEVEL", help="All nodes in one domain of this level.")
+    ] = None,
+    topology_preferred: Annotated[
+        str | None, typer.Option(metavar="LEVEL", help="One domain of this level if it can be.")
+    ] = None,
+    placement: Annotated[
+        Placement, typer.Option(help="pack: the fullest nodes that hold it; spread: the emptiest.")
+    ] = Placement.PACK,
+    cpus_per_gpu: Annotated[
+        int | None, typer.Option(min=1, help="CPUs for each GPU; else the node's share.")
+    ] = None,
+    mem_per_gpu: Annotated[
+        str | None, typer.Option(metavar="SIZE", help="Memory for each GPU: 64GiB; else the node's share.")
+    ] = None,
     env: Annotated[
         list[str] | None, typer.Option("--env", "-e", metavar="K=V", help="Variable; repeat.")
     ] = None,
@@ -112,6 +138,12 @@ def submit(  # noqa: PLR0913 - every argument is an option of the command line
         array=array,
         priority=priority,
         is_held=hold,
+        node_labels=node_label or (),
+        topology_required=topology_required,
+        topology_preferred=topology_preferred,
+        placement=placement.value,
+        cpus_per_gpu=cpus_per_gpu,
+        memory_per_gpu=mem_per_gpu,
     )
     screen = terminal(output)
     request, bundle = prepare(typed, Path.cwd())

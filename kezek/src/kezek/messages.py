@@ -130,10 +130,11 @@ class Messages:
             return self.say("reason.other", code=code, numbers=listed) if listed else code
 
     def _told(self, code: str, numbers: Mapping[str, int | str]) -> str:
-        """The sentence of a reason; what can never fit has its own where the largest job would mislead."""
-        special = f"never_fits.{numbers.get('limit')}"
-        is_special = code == _NEVER_FITS and special in self._texts
-        return self.say(special if is_special else f"reason.{code}", **self._shown(numbers))
+        """The sentence of a reason; what can never fit, or lacks no GPUs, has its own where figures would mislead."""
+        special = f"lacks.{numbers.get('lacks')}"
+        if code == _NEVER_FITS:
+            special = f"never_fits.{numbers.get('limit')}"
+        return self.say(special if special in self._texts else f"reason.{code}", **self._shown(numbers))
 
     def _shown(self, numbers: Mapping[str, int | str]) -> dict[str, str]:
         """Figures as people read them, by the name without the unit: `until_ms` becomes `until`."""
@@ -143,6 +144,8 @@ class Messages:
                 shown[name] = self.named(name, str(value))
             elif not isinstance(value, int):
                 shown[name] = value
+            elif "_bytes" in name:
+                shown[name.replace("_bytes", "")] = self.size(value)
             elif name in _GPU_HOURS_FIGURES:
                 shown[name.removesuffix("_s")] = self.gpu_hours(value)
             elif name.endswith("_s"):

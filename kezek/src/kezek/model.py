@@ -31,7 +31,13 @@ class JobRequest:
         nodes: exactly so many nodes with gpus / nodes on each; None = the platform chooses.
         walltime_s: longest run in seconds; None = the queue's default.
         flavors: acceptable kinds of GPU by preference; empty = those the project has grants of.
-        memory_bytes_per_rank: a rank above it is stopped; None = the node's own limit.
+        memory_bytes_per_rank: a rank above it is stopped; None = what `memory_bytes_per_gpu` comes to.
+        node_labels: labels that every node of the job has.
+        topology_required: level of the topology: all nodes in one domain of it.
+        topology_preferred: level of the topology: one domain of it, else of the next wider one, else any nodes.
+        placement: "pack" takes the fullest nodes that hold the job, "spread" the emptiest.
+        cpus_per_gpu: CPUs for each GPU; None = the node's share.
+        memory_bytes_per_gpu: memory for each GPU; None = the node's share.
         env: environment variables.
         outputs: patterns of files to keep, relative to the working folder.
         is_interactive: it waits for a person by nature: the idle policy leaves it alone.
@@ -58,6 +64,12 @@ class JobRequest:
     array: Mapping[str, object] | None = None
     priority: int = 0
     is_held: bool = False
+    node_labels: Mapping[str, str] = field(default_factory=dict)
+    topology_required: str | None = None
+    topology_preferred: str | None = None
+    placement: str = "pack"
+    cpus_per_gpu: int | None = None
+    memory_bytes_per_gpu: int | None = None
 
     def document(self, bundle: str | None) -> dict[str, object]:
         """The body of the request; `bundle` is the digest of the uploaded code."""
@@ -79,6 +91,12 @@ class JobRequest:
             "array": None if self.array is None else dict(self.array),
             "priority": self.priority,
             "is_held": self.is_held,
+            "node_labels": dict(self.node_labels),
+            "topology_required": self.topology_required,
+            "topology_preferred": self.topology_preferred,
+            "placement": self.placement,
+            "cpus_per_gpu": self.cpus_per_gpu,
+            "memory_bytes_per_gpu": self.memory_bytes_per_gpu,
         }
 
 
@@ -249,7 +267,7 @@ class Output:
 
 @dataclass(frozen=True, slots=True)
 class Node:
-    """A node of the machine and its GPUs: `busy` are held, `free` could be, `down` are neither."""
+    """A node of the machine and its GPUs: `busy` are held, `free` could be, `down` are neither; and its labels."""
 
     name: str
     flavor: str
@@ -259,6 +277,7 @@ class Node:
     busy: int
     free: int
     down: int
+    labels: Mapping[str, str] = field(default_factory=dict)
 
     @classmethod
     def of(cls, fields: Fields) -> Self:
@@ -276,6 +295,7 @@ class Node:
             fields.integer("busy"),
             fields.integer("free"),
             fields.integer("down"),
+            fields.names("labels") if "labels" in fields.raw else {},
         )
 
 

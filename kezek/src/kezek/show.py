@@ -27,8 +27,15 @@ _STYLE_OF_FAILURE = "red"
 JOB_HEADS = ("id", "name", "project", "queue", "state", "gpus", "submitted", "reason")
 ACT_HEADS = ("id", "kind", "about", "ends", "grounds")
 WINDOW_HEADS = ("id", "kind", "nodes", "begins", "ends", "grounds")
+_NODE_OPTIONS = (
+    ("topology-required", "topology_required"),
+    ("topology-preferred", "topology_preferred"),
+    ("placement", "placement"),
+    ("cpus-per-gpu", "cpus_per_gpu"),
+    ("mem-per-gpu", "memory_bytes_per_gpu"),
+)
 OUTPUT_HEADS = ("rank", "path", "size", "digest")
-NODE_HEADS = ("node", "flavor", "state", "total", "busy", "free", "down")
+NODE_HEADS = ("node", "flavor", "state", "total", "busy", "free", "down", "labels")
 GRANT_HEADS = ("project", "flavor", "granted", "used", "pending", "remaining", "period")
 QUEUE_HEADS = ("queue", "nominal", "in_use", "running", "waiting")
 PRODUCT_HEADS = ("slug", "name", "sector", "stage", "status", "registered")
@@ -85,6 +92,7 @@ def job_pairs(job: Job, messages: Messages) -> Pairs:
         ("gpus", str(job.gpus)),
         ("nodes", "" if job.nodes is None else str(job.nodes)),
         ("flavor", ", ".join(job.flavors)),
+        ("node_terms", _node_terms(job)),
         ("walltime", messages.duration(job.walltime_s)),
         ("command", "" if job.command is None else shlex.join(job.command)),
         ("interactive", messages.say("yesno.yes") if job.is_interactive else ""),
@@ -199,6 +207,20 @@ def output_rows(outputs: Iterable[Output], messages: Messages) -> list[Sequence[
     return [(str(one.rank), one.path, messages.size(one.size_bytes), one.digest) for one in outputs]
 
 
+def _node_terms(job: Job) -> str:
+    """What a job asks of its nodes, as the options of `kezek submit`."""
+    raw = job.raw
+    labels = raw.get("node_labels")
+    found = (
+        [f"--node-label {key}={value}" for key, value in labels.items()] if isinstance(labels, dict) else []
+    )
+    for option, name in _NODE_OPTIONS:
+        value = raw.get(name)
+        if value not in {None, "pack"}:
+            found.append(f"--{option} {value}")
+    return " ".join(found)
+
+
 def node_rows(cluster: Cluster, messages: Messages) -> list[Sequence[Cell]]:
     """Nodes as the rows of `NODE_HEADS`."""
     return [
@@ -209,6 +231,7 @@ def node_rows(cluster: Cluster, messages: Messages) -> list[Sequence[Cell]]:
             else node.flavor,
             messages.named("node", node.state),
             *(str(count) for count in (node.gpus, node.busy, node.free, node.down)),
+            ", ".join(f"{key}={value}" for key, value in node.labels.items()),
         )
         for node in cluster.nodes
     ]

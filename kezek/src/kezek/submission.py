@@ -41,6 +41,12 @@ class Typed:
         array: as "100" or "100%8".
         priority: order among the queue's own jobs.
         is_held: wait until released.
+        node_labels: labels its nodes must have, as "KEY=VALUE".
+        topology_required: level of which one domain must hold it.
+        topology_preferred: level of which one domain should hold it.
+        placement: "pack" or "spread".
+        cpus_per_gpu: CPUs for each GPU.
+        memory_per_gpu: size, such as "64GiB".
     """
 
     project: str
@@ -61,6 +67,12 @@ class Typed:
     array: str | None = None
     priority: int = 0
     is_held: bool = False
+    node_labels: Sequence[str] = ()
+    topology_required: str | None = None
+    topology_preferred: str | None = None
+    placement: str = "pack"
+    cpus_per_gpu: int | None = None
+    memory_per_gpu: str | None = None
 
 
 def prepare(typed: Typed, base: Path) -> tuple[JobRequest, Bundle | None]:
@@ -79,7 +91,7 @@ def prepare(typed: Typed, base: Path) -> tuple[JobRequest, Bundle | None]:
         walltime_s=None if typed.walltime is None else parse_duration_s(typed.walltime),
         flavors=tuple(typed.flavors),
         memory_bytes_per_rank=None if typed.memory is None else parse_size_bytes(typed.memory),
-        env=_env(typed.env),
+        env=_pairs(typed.env, "usage.env", "usage.env_twice"),
         outputs=tuple(typed.outputs),
         is_interactive=typed.is_interactive,
         begin_at=None if typed.begin is None else parse_instant(typed.begin),
@@ -87,6 +99,12 @@ def prepare(typed: Typed, base: Path) -> tuple[JobRequest, Bundle | None]:
         array=None if typed.array is None else parse_array(typed.array),
         priority=typed.priority,
         is_held=typed.is_held,
+        node_labels=_pairs(typed.node_labels, "usage.node_label", "usage.node_label_twice"),
+        topology_required=typed.topology_required,
+        topology_preferred=typed.topology_preferred,
+        placement=typed.placement,
+        cpus_per_gpu=typed.cpus_per_gpu,
+        memory_bytes_per_gpu=None if typed.memory_per_gpu is None else parse_size_bytes(typed.memory_per_gpu),
     )
     return request, pack(typed.files, base) if typed.files else None
 
@@ -114,13 +132,14 @@ def _command(typed: Typed, base: Path) -> tuple[str, ...]:
     return (PYTHON, name_in_bundle(script, base), *typed.arguments)
 
 
-def _env(pairs: Iterable[str]) -> dict[str, str]:
-    env: dict[str, str] = {}
-    for pair in pairs:
-        name, sign, value = pair.partition("=")
+def _pairs(texts: Iterable[str], bad: str, twice: str) -> dict[str, str]:
+    """Texts "NAME=value" by name; `bad` and `twice` are the messages of what is refused."""
+    found: dict[str, str] = {}
+    for text in texts:
+        name, sign, value = text.partition("=")
         if not sign or not name:
-            raise UsageFaultError("usage.env", value=pair)
-        if name in env:
-            raise UsageFaultError("usage.env_twice", name=name)
-        env[name] = value
-    return env
+            raise UsageFaultError(bad, value=text)
+        if name in found:
+            raise UsageFaultError(twice, name=name)
+        found[name] = value
+    return found
