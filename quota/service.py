@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
@@ -40,6 +40,7 @@ from quota.model import (
     Ground,
 )
 from quota.tables import BalanceRow, GrantRow, LedgerEntryRow
+from quota.till import Settlement, Till, balance_of, columns_of, entry_row
 from store import clock, journal
 from store.engine import snapshot
 
@@ -53,6 +54,7 @@ __all__ = [
     "NoPolicyError",
     "PolicyExistsError",
     "Settlement",
+    "Till",
     "award",
     "balances",
     "claim",
@@ -154,8 +156,8 @@ def award(session: Session, asked: Award, *, at: datetime, actor: str) -> Grant:
         )
     )
     session.flush()
-    session.add(BalanceRow(grant_id=grant_id, **_columns(balance)))
-    _write(session, entry, at)
+    session.add(BalanceRow(grant_id=grant_id, **columns_of(balance)))
+    session.add(entry_row(entry, at))
     canonical = json.dumps(decision, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
     data: dict[str, object] = {
         "project_id": str(asked.project_id),
@@ -180,55 +182,6 @@ def _ground_to_json(ground: Ground) -> dict[str, object]:
     }
 
 
-def _columns(balance: Balance) -> dict[str, int]:
-    return {name: getattr(balance, name) for name in Balance.__dataclass_fields__}
-
-
-def _balance(row: BalanceRow) -> Balance:
-    return Balance(**{name: getattr(row, name) for name in Balance.__dataclass_fields__})
-
-
-def _write(session: Session, entry: Entry, at: datetime) -> None:
-    session.add(
-        LedgerEntryRow(
-            at=at,
-            grant_id=entry.grant_id,
-            kind=entry.kind.value,
-            debit=entry.debit.value,
-            credit=entry.credit.value,
-            amount_s=entry.amount_s,
-            attempt_id=entry.attempt_id,
-        )
-    )
-
-
-_KIND_OF_ENTRY: Final = {
-    EntryKind.PENDING: "ledger.pending",
-    EntryKind.POSTED: "ledger.posted",
-    EntryKind.VOIDED: "ledger.voided",
-    EntryKind.REVERSED: "ledger.reversed",
-}
-
-
-def _post(session: Session, entries: Sequence[Entry], row: BalanceRow, *, at: datetime, actor: str) -> None:
-    """Write entries of one attempt, change the locked balance, journal each."""
-    balance = _balance(row)
-    for entry in entries:
-        balance = ledger.apply(balance, entry)
-        _write(session, entry, at)
-        data: dict[str, object] = {"attempt_id": entry.attempt_id or "", "amount_s": entry.amount_s}
-        kind = _KIND_OF_ENTRY[entry.kind]
-        journal.append(session, kind, f"grant:{entry.grant_id}", actor=actor, at=at, data=data)
-    for name, value in _columns(balance).items():
-        setattr(row, name, value)
-    session.flush()
-
-
-def _locked(session: Session, grant_id: GrantId) -> BalanceRow:
-    statement = select(BalanceRow).where(BalanceRow.grant_id == grant_id).with_for_update()
-    return session.scalars(statement.execution_options(populate_existing=True)).one()
-
-
 def claim(
     session: Session, grant_id: GrantId, attempt_id: str, amount_s: int, *, at: datetime, actor: str
 ) -> Entry | ledger.Refusal:
@@ -237,28 +190,17 @@ def claim(
     Returns:
         The pending entry that was written, or the ledger's refusal, and then nothing was written.
     """
-    row = _locked(session, grant_id)
-    found = ledger.claim(_balance(row), grant_id, attempt_id, amount_s)
-    if isinstance(found, Entry):
-        _post(session, (found,), row, at=at, actor=actor)
+    till = Till(session, [grant_id], at=at, actor=actor)
+    found = till.claim(grant_id, attempt_id, amount_s)
+    till.close()
     return found
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Settlement:
-    """An attempt's end in the ledger: of `claim_s` claimed, min(`used_s`, `claim_s`) is charged."""
-
-    grant_id: GrantId
-    attempt_id: str
-    claim_s: int
-    used_s: int
 
 
 def settle(session: Session, settlement: Settlement, *, at: datetime, actor: str) -> tuple[Entry, ...]:
     """Post what an attempt used and void the rest of its claim, under the lock of the balance."""
-    row = _locked(session, settlement.grant_id)
-    entries = ledger.settle(settlement.grant_id, settlement.attempt_id, settlement.claim_s, settlement.used_s)
-    _post(session, entries, row, at=at, actor=actor)
+    till = Till(session, [settlement.grant_id], at=at, actor=actor)
+    entries = till.settle(settlement)
+    till.close()
     return entries
 
 
@@ -266,9 +208,9 @@ def refund(
     session: Session, grant_id: GrantId, attempt_id: str, amount_s: int, *, at: datetime, actor: str
 ) -> Entry:
     """Reverse device-seconds that an attempt was charged, under the lock of the balance."""
-    row = _locked(session, grant_id)
-    entry = ledger.refund(grant_id, attempt_id, amount_s)
-    _post(session, (entry,), row, at=at, actor=actor)
+    till = Till(session, [grant_id], at=at, actor=actor)
+    entry = till.refund(grant_id, attempt_id, amount_s)
+    till.close()
     return entry
 
 
@@ -285,7 +227,7 @@ def grants(session: Session, project_ids: Iterable[UUID] | None = None) -> list[
             row.granted_s,
             clock.to_ms(row.starts_at),
             clock.to_ms(row.ends_at),
-            _balance(balance),
+            balance_of(balance),
         )
         for row, balance in session.execute(statement.order_by(GrantRow.id))
     ]
@@ -314,7 +256,7 @@ def verify(engine: Engine) -> LedgerVerdict:
     """
     problems: list[str] = []
     with snapshot(engine) as session:
-        stored = {row.grant_id: _balance(row) for row in session.scalars(select(BalanceRow))}
+        stored = {row.grant_id: balance_of(row) for row in session.scalars(select(BalanceRow))}
         for grant_id, balance in sorted(stored.items()):
             rows = session.scalars(
                 select(LedgerEntryRow).where(LedgerEntryRow.grant_id == grant_id).order_by(LedgerEntryRow.id)

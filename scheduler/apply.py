@@ -6,41 +6,46 @@ grant's balance is locked and claimed, and the unique index on held GPUs stands 
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Final
 
-from sqlalchemy import select
-from sqlalchemy.exc import IntegrityError
+from sqlalchemy import select, text
 from sqlalchemy.orm import Session
 
-from quota import service as quota
-from quota.ledger import Refusal
 from quota.model import Policy
-from quota.policy import policy_queue
-from scheduler import fit, lifecycle
-from scheduler.changes import Book, admit, job_of, take
-from scheduler.facts import Admitted, ExpireRequested
-from scheduler.fields import Standing
-from scheduler.model import (
-    Admit,
-    AttemptId,
-    Expire,
-    JobId,
-    JobState,
-    Plan,
-    ReasonCode,
-    Wait,
+from scheduler.admitting import (
+    GPU_TAKEN,
+    GRANT_CHANGED,
+    JOB_GONE,
+    Admission,
+    Rejected,
+    Result,
+    admit_all,
 )
+from scheduler.changes import job_of, take
+from scheduler.entries import waits_of
+from scheduler.facts import ExpireRequested
+from scheduler.model import Admit, AttemptId, Expire, JobId, JobState, Plan, Wait
 from scheduler.notices import keep_promises
-from scheduler.plan import plan_digest
-from scheduler.rows import new_rank
-from scheduler.snapshot import load_running, load_standing, pending_jobs
-from scheduler.tables import AllocationRow, AttemptRow, JobRow
+from scheduler.plan import effects_digest
+from scheduler.tables import JobRow
+from scheduler.warm import Warm
 from store import clock, journal, lease
-from tenants.model import ProjectStatus
-from tenants.tables import ProjectRow
+from store.bulk import to_json
+
+__all__ = [
+    "GPU_TAKEN",
+    "GRANT_CHANGED",
+    "JOB_GONE",
+    "LEASE",
+    "Admit",
+    "Applied",
+    "Planned",
+    "Rejected",
+    "apply",
+]
 
 LEASE: Final = "scheduler"
 """Name of the lease that its one holder plans, applies and dispatches under."""
@@ -51,20 +56,18 @@ MAX_ADMISSIONS: Final = 200
 MAX_WAIT_CHANGES: Final = 1_000
 """Changed reasons written in one transaction; the rest follows in the next cycles."""
 
-JOB_GONE: Final = "JOB_GONE"
-"""Why an entry is rejected: the job waits no more."""
-GPU_TAKEN: Final = "GPU_TAKEN"
-"""Why an entry is rejected: the database says that a GPU of it is held."""
-GRANT_CHANGED: Final = "GRANT_CHANGED"
-"""Why an entry is rejected: another grant would have to pay than the planned one."""
+MAX_REASONS: Final = 10_000
+"""Reasons worked out in one cycle: a tenth of a second. All of a longer queue have their turn within a few cycles."""
+
+MAX_REASONS_BESIDE: Final = 1_000
+"""Reasons worked out in a cycle that admits: starts come first."""
 
 
-@dataclass(frozen=True, slots=True)
-class Rejected:
-    """An admission that did not happen, and why: a `ReasonCode`, JOB_GONE, GPU_TAKEN or GRANT_CHANGED."""
-
-    entry: Admit
-    why: str
+_SET_REASONS: Final = text("""
+UPDATE jobs SET reason = told.code, reason_numbers = told.numbers
+FROM unnest(CAST(:job_id AS bigint[]), CAST(:code AS text[]), CAST(:numbers AS jsonb[])) AS told(id, code, numbers)
+WHERE jobs.id = told.id
+""")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -90,6 +93,7 @@ class Applied:
     """What became of a plan.
 
     Args:
+        waits: jobs that wait for another reason than before.
         reserved: jobs whose planned start came, changed or went.
         preempting: attempts that were given notice.
         spared: attempts whose notice was taken back.
@@ -103,9 +107,14 @@ class Applied:
     reserved: tuple[JobId, ...] = ()
     preempting: tuple[AttemptId, ...] = ()
     spared: tuple[AttemptId, ...] = ()
-    waits_changed: int = 0
+    waits: tuple[JobId, ...] = ()
     is_partial: bool = False
     next_ms: int | None = None
+
+    @property
+    def waits_changed(self) -> int:
+        """Number of jobs that got another reason."""
+        return len(self.waits)
 
     @property
     def has_effect(self) -> bool:
@@ -120,14 +129,22 @@ class _Tally:
     rejected: list[Rejected] = field(default_factory=list)
     expired: list[AttemptId] = field(default_factory=list)
 
+    def take(self, found: Result) -> None:
+        """Note one result."""
+        if isinstance(found, Rejected):
+            self.rejected.append(found)
+        else:
+            self.admitted.append(found)
 
-def apply(session: Session, held: lease.Held, planned: Planned) -> Applied:
+
+def apply(session: Session, held: lease.Held, planned: Planned, warm: Warm | None = None) -> Applied:
     """Carry out a plan in the caller's transaction.
 
     Args:
         session: the open unit of work of this cycle.
         held: the scheduler's lease; its epoch goes into every record.
         planned: the plan and the policy it was made under.
+        warm: what the plan was made from and what is kept of it; without it the tables are read.
 
     Returns:
         What was admitted, rejected, expired, and how many jobs got another reason.
@@ -139,11 +156,15 @@ def apply(session: Session, held: lease.Held, planned: Planned) -> Applied:
     plan = planned.plan
     at = clock.from_ms(plan.at_ms)
     actor = f"scheduler:{held.epoch}"
+    warm = Warm() if warm is None else warm
     tally = _Tally()
-    admits = [entry for entry in plan.entries if isinstance(entry, Admit)]
-    _expire(session, (e for e in plan.entries if isinstance(e, Expire)), tally, at=at, actor=actor)
+    effects = plan.effects
+    admits = [entry for entry in effects if isinstance(entry, Admit)]
+    _expire(session, (e for e in effects if isinstance(e, Expire)), tally, at=at, actor=actor)
     if admits:
-        _admit_all(session, admits[:MAX_ADMISSIONS], tally, planned=planned, held=held)
+        admission = Admission(warm, planned.policy, held, at)
+        for found in admit_all(session, admits[:MAX_ADMISSIONS], admission):
+            tally.take(found)
     promised = keep_promises(
         session,
         plan,
@@ -151,7 +172,9 @@ def apply(session: Session, held: lease.Held, planned: Planned) -> Applied:
         open_to=frozenset(entry.job_id for entry in admits).difference(map(job_of, tally.admitted)),
         actor=actor,
     )
-    changes = _changed_waits(session, plan)
+    known = warm.known(session, at, planned.policy)
+    asked = known.to_tell(MAX_REASONS_BESIDE if tally.admitted else MAX_REASONS)
+    changes = [wait for wait in waits_of(plan, asked) if known.reason(wait.job_id) != wait.reason.value]
     written = _write_waits(session, changes[:MAX_WAIT_CHANGES], at=at, actor=actor)
     applied = Applied(
         admitted=tuple(tally.admitted),
@@ -160,7 +183,7 @@ def apply(session: Session, held: lease.Held, planned: Planned) -> Applied:
         reserved=tuple(promised.reserved),
         preempting=tuple(promised.told),
         spared=tuple(promised.spared),
-        waits_changed=written,
+        waits=tuple(wait.job_id for wait in written),
         is_partial=len(admits) > MAX_ADMISSIONS or len(changes) > MAX_WAIT_CHANGES,
         next_ms=plan.next_ms,
     )
@@ -178,8 +201,9 @@ def _record(session: Session, planned: Planned, applied: Applied, *, at: datetim
         "policy": plan.policy_version,
         "policy_digest": planned.policy_digest,
         "release": planned.release,
-        "plan_digest": plan_digest(plan),
-        "entries": len(plan.entries),
+        "effects_digest": effects_digest(plan, applied.waits),
+        "effects": len(plan.effects),
+        "waits": list(applied.waits),
         "admitted": list(applied.admitted),
         "rejected": [{"job_id": r.entry.job_id, "why": r.why} for r in applied.rejected],
         "preempting": list(applied.preempting),
@@ -198,127 +222,26 @@ def _expire(session: Session, entries: Iterable[Expire], tally: _Tally, *, at: d
             tally.expired.append(entry.attempt_id)
 
 
-def _admit_all(
-    session: Session, entries: Iterable[Admit], tally: _Tally, *, planned: Planned, held: lease.Held
-) -> None:
-    now = load_running(session, clock.from_ms(planned.plan.at_ms))
-    world = fit.World(now, fit.Bounds(now, planned.policy))
-    admission = _Admission(planned, world, held, load_standing(session, clock.from_ms(planned.plan.at_ms)))
-    for number, entry in enumerate(entries, 1):
-        try:
-            with session.begin_nested():
-                found = _admit(session, entry, number, admission)
-        except IntegrityError:
-            found = Rejected(entry, GPU_TAKEN)
-        if isinstance(found, Rejected):
-            tally.rejected.append(found)
-        else:
-            tally.admitted.append(found)
-
-
-@dataclass(frozen=True, slots=True)
-class _Admission:
-    """What the admissions of one cycle share: the plan, what runs beside them, the lease, the acts."""
-
-    planned: Planned
-    world: fit.World
-    held: lease.Held
-    standing: Standing
-
-    @property
-    def at(self) -> datetime:
-        return clock.from_ms(self.planned.plan.at_ms)
-
-    @property
-    def actor(self) -> str:
-        return f"scheduler:{self.held.epoch}"
-
-
-def _admit(session: Session, entry: Admit, number: int, admission: _Admission) -> AttemptId | Rejected:
-    """One admission: lock the job, ask `fits` again for exactly these slots, claim, write."""
-    at, actor = admission.at, admission.actor
-    book = Book.open(session, entry.job_id, at=at, actor=actor)
-    row = book.job
-    if row.state != JobState.PENDING.value:
-        return Rejected(entry, JOB_GONE)
-    status = session.scalar(select(ProjectRow.status).where(ProjectRow.id == row.project_id))
-    is_suspended = status != ProjectStatus.ACTIVE.value
-    (job,) = pending_jobs(session, [(row, is_suspended)], admission.standing)
-    found = fit.fits(job, admission.world, slots=entry.slots)
-    if isinstance(found, fit.NoFit):
-        return Rejected(entry, found.reason)
-    if found.grant_id != entry.grant_id:
-        return Rejected(entry, GRANT_CHANGED)
-    attempt_id = lifecycle.attempt_id(JobId(row.id), row.attempts + 1)
-    claimed = quota.claim(session, found.grant_id, attempt_id, found.claim_s, at=at, actor=actor)
-    if isinstance(claimed, Refusal):
-        return Rejected(entry, ReasonCode.BUDGET_EXHAUSTED)
-    _write_attempt(book, entry, attempt_id, admission, number)
-    admission.world.start(job, found)
-    return attempt_id
-
-
-def _write_attempt(
-    book: Book, entry: Admit, attempt_id: AttemptId, admission: _Admission, number: int
-) -> None:
-    row = book.job
-    bounds = admission.world.bounds
-    queue = bounds.queues.get(policy_queue(bounds.policy, row.queue))
-    attempt = AttemptRow(
-        id=attempt_id,
-        job_id=row.id,
-        state=JobState.ADMITTED.value,
-        share_class=entry.share_class.value,
-        epoch=admission.held.epoch,
-        grant_id=entry.grant_id,
-        claim_s=entry.claim_s,
-        ranks=[new_rank(slot) for slot in entry.slots],
-        admitted_at=book.at,
-        admitted_seq=number,
-        grace_s=0 if queue is None else queue.grace_s,
-        refund_cap_s=0,
-        refunded_s=0,
-    )
-    fact = Admitted(
-        attempt_id=attempt_id,
-        gpus=row.gpus,
-        walltime_s=row.walltime_s,
-        nodes=tuple(slot.node for slot in entry.slots),
-        at_ms=clock.to_ms(book.at),
-    )
-    admit(book, attempt, fact)
-    book.session.add_all(
-        AllocationRow(attempt_id=attempt_id, gpu_uuid=uuid, node=slot.node, rank=rank, allocated_at=book.at)
-        for rank, slot in enumerate(entry.slots)
-        for uuid in slot.gpu_uuids
-    )
-    book.session.flush()
-
-
-def _changed_waits(session: Session, plan: Plan) -> list[Wait]:
-    """Waits whose reason is another than the job has now."""
-    waits = [entry for entry in plan.entries if isinstance(entry, Wait)]
+def _write_waits(session: Session, waits: Sequence[Wait], *, at: datetime, actor: str) -> list[Wait]:
+    """Write and journal reasons of jobs that wait still; those that were written."""
     if not waits:
         return []
-    rows = session.execute(select(JobRow.id, JobRow.reason).where(JobRow.state == JobState.PENDING.value))
-    known = {row.id: row.reason for row in rows}
-    return [wait for wait in waits if wait.job_id in known and known[wait.job_id] != wait.reason.value]
-
-
-def _write_waits(session: Session, waits: Iterable[Wait], *, at: datetime, actor: str) -> int:
-    by_job = {wait.job_id: wait for wait in waits}
-    if not by_job:
-        return 0
-    rows = session.scalars(
-        select(JobRow)
-        .where(JobRow.id.in_(by_job), JobRow.state == JobState.PENDING.value)
+    locked = (
+        select(JobRow.id)
+        .where(JobRow.id.in_([wait.job_id for wait in waits]), JobRow.state == JobState.PENDING.value)
         .order_by(JobRow.id)
         .with_for_update()
-        .execution_options(populate_existing=True)
-    ).all()
-    for row in rows:
-        wait = by_job[JobId(row.id)]
-        book = Book.of(session, row, None, at=at, actor=actor)
-        row.reason, row.reason_numbers = wait.reason.value, dict(wait.numbers)
-        book.tell("job.waits", {"numbers": dict(wait.numbers)})
-    return len(rows)
+    )
+    waiting = set(session.scalars(locked))
+    found = [wait for wait in waits if wait.job_id in waiting]
+    rows = [
+        {"job_id": wait.job_id, "code": wait.reason.value, "numbers": to_json(dict(wait.numbers))}
+        for wait in found
+    ]
+    values = {name: [row[name] for row in rows] for name in ("job_id", "code", "numbers")}
+    session.execute(_SET_REASONS, values)
+    with journal.together(session):
+        for wait in found:
+            data = {"numbers": dict(wait.numbers), "job": {"reason": wait.reason.value}}
+            journal.append(session, "job.waits", f"job:{wait.job_id}", actor=actor, at=at, data=data)
+    return found

@@ -6,8 +6,8 @@ the fields that changed (`job`, `attempt`, `ranks`), so that the fold of the jou
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Final
 
@@ -78,6 +78,7 @@ class Book:
     told_job: Fields
     told_attempt: Fields
     ranks: dict[str, object]
+    batch: Batch | None = None
 
     @classmethod
     def open(cls, session: Session, job_id: JobId, *, at: datetime, actor: str) -> Book:
@@ -137,6 +138,71 @@ def _without_empty(data: Fields) -> Fields:
     return {name: value for name, value in data.items() if value != {}}
 
 
+@dataclass(slots=True)
+class Batch:
+    """What the facts of one transaction leave to be written together at its end."""
+
+    till: quota.Till
+    released: list[str] = field(default_factory=list)
+    has_effects: bool = False
+
+
+def take_all(
+    session: Session, facts: Sequence[tuple[JobId, Fact]], *, at: datetime, actor: str
+) -> list[Outcome]:
+    """`take` for many facts, in their order: rows are locked together, and all is written together.
+
+    Returns:
+        An outcome per fact.
+
+    Raises:
+        UnknownJobError: there is no such job; then, and below, the transaction has to end without a commit.
+        InvalidTransition: a fact cannot happen to its job as it stands.
+    """
+    books = _open_all(session, sorted({job_id for job_id, _ in facts}), at=at, actor=actor)
+    grants = {GrantId(book.attempt.grant_id) for book in books.values() if book.attempt is not None}
+    batch = Batch(quota.Till(session, grants, at=at, actor=actor))
+    with session.no_autoflush, journal.together(session):
+        outcomes: list[Outcome] = []
+        for job_id, fact in facts:
+            books[job_id].batch = batch
+            outcomes.append(_take(books[job_id], fact))
+        batch.till.close()
+        if batch.released:
+            _release_all(session, batch.released, at)
+    if batch.has_effects:
+        wake(session)
+    return outcomes
+
+
+def _open_all(session: Session, job_ids: Sequence[JobId], *, at: datetime, actor: str) -> dict[JobId, Book]:
+    """Lock jobs in the order of their ids, as everywhere, and read their current attempts."""
+    fresh = {"populate_existing": True}
+    rows = session.scalars(
+        select(JobRow)
+        .where(JobRow.id.in_(job_ids))
+        .order_by(JobRow.id)
+        .with_for_update()
+        .execution_options(**fresh)
+    ).all()
+    unknown = set(job_ids).difference(JobId(row.id) for row in rows)
+    if unknown:
+        raise UnknownJobError(min(unknown))
+    current = [lifecycle.attempt_id(JobId(row.id), row.attempts) for row in rows]
+    found = session.scalars(select(AttemptRow).where(AttemptRow.id.in_(current)).execution_options(**fresh))
+    attempts = {attempt.job_id: attempt for attempt in found}
+    return {JobId(row.id): Book.of(session, row, attempts.get(row.id), at=at, actor=actor) for row in rows}
+
+
+def _release_all(session: Session, attempts: Sequence[str], at: datetime) -> None:
+    """The GPUs of these attempts are free."""
+    held = AllocationRow.attempt_id.in_(attempts), AllocationRow.released_at.is_(None)
+    session.execute(
+        update(AllocationRow).where(*held).values(released_at=at),
+        execution_options={"synchronize_session": False},
+    )
+
+
 def take(session: Session, job_id: JobId, fact: Fact, *, at: datetime, actor: str) -> Outcome:
     """Let a fact change a job, in the caller's transaction.
 
@@ -154,7 +220,11 @@ def take(session: Session, job_id: JobId, fact: Fact, *, at: datetime, actor: st
         UnknownJobError: there is no such job.
         InvalidTransition: the fact cannot happen to the job as it stands.
     """
-    book = Book.open(session, job_id, at=at, actor=actor)
+    return _take(Book.open(session, job_id, at=at, actor=actor), fact)
+
+
+def _take(book: Book, fact: Fact) -> Outcome:
+    """Let a fact change a locked job."""
     outcome = lifecycle.step(book.view, fact)
     is_first = isinstance(fact, LaunchCommitted) and _mark_dispatched(book, fact)
     if outcome.ignored is None:
@@ -187,6 +257,9 @@ def store(book: Book, fact: Fact, outcome: Outcome) -> None:
     _tell_fact(book, fact, outcome)
     for effect in outcome.effects:
         _carry_out(book, fact, effect)
+    if book.batch is not None:
+        book.batch.has_effects |= bool(outcome.effects)
+        return
     book.session.flush()
     if outcome.effects:
         wake(book.session)
@@ -283,7 +356,11 @@ def _settle(book: Book, effect: Settle) -> None:
         claim_s=attempt.claim_s,
         used_s=effect.used_s,
     )
-    entries = quota.settle(book.session, settlement, at=book.at, actor=book.actor)
+    entries = (
+        quota.settle(book.session, settlement, at=book.at, actor=book.actor)
+        if book.batch is None
+        else book.batch.till.settle(settlement)
+    )
     attempt.used_s = sum(entry.amount_s for entry in entries if entry.kind is EntryKind.POSTED)
     book.job.gpu_seconds += attempt.used_s
     if attempt.stop_why == StopWhy.PREEMPTED.value:
@@ -298,7 +375,10 @@ def _refund(book: Book, attempt: AttemptRow) -> None:
     lost_s = min(attempt.used_s or 0, book.job.gpus * attempt.refund_cap_s)
     if lost_s:
         grant_id = GrantId(attempt.grant_id)
-        quota.refund(book.session, grant_id, attempt.id, lost_s, at=book.at, actor=book.actor)
+        if book.batch is None:
+            quota.refund(book.session, grant_id, attempt.id, lost_s, at=book.at, actor=book.actor)
+        else:
+            book.batch.till.refund(grant_id, attempt.id, lost_s)
         attempt.refunded_s = lost_s
         book.job.gpu_seconds -= lost_s
 
@@ -308,8 +388,10 @@ def _release(book: Book, fact: Fact) -> None:
     ended_ms = [end for rank in attempt.ranks if isinstance(end := rank["ended_ms"], int)]
     at_ms = fact.committed_ms if isinstance(fact, LaunchCommitted) else fact.at_ms
     attempt.ended_at = clock.from_ms(max(ended_ms, default=at_ms))
-    held = AllocationRow.attempt_id == attempt.id, AllocationRow.released_at.is_(None)
-    book.session.execute(update(AllocationRow).where(*held).values(released_at=book.at))
+    if book.batch is None:
+        _release_all(book.session, [attempt.id], book.at)
+    else:
+        book.batch.released.append(attempt.id)
     book.tell("attempt.ended")
 
 

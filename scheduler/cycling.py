@@ -14,7 +14,7 @@ from scheduler.launch import Leader
 from scheduler.notices import end_graces
 from scheduler.plan import make_plan
 from scheduler.sampling import sample_usage
-from scheduler.snapshot import load
+from scheduler.warm import Warm, tell_differences
 from store.engine import snapshot, transaction
 
 MS: Final = 1_000
@@ -28,6 +28,7 @@ def cycle(
     release: str,
     *,
     at: datetime,
+    warm: Warm | None = None,
     took: Callable[[str, float], None] = lambda _phase, _seconds: None,
 ) -> Applied:
     """One cycle: end what got notice and is due, read, plan, apply, sample use when it is time.
@@ -36,6 +37,7 @@ def cycle(
         leader: the leading scheduler.
         release: version of the code, for the cycle's record.
         at: the instant it plans for, aware UTC.
+        warm: what the leader keeps from cycle to cycle; without it everything is read from the tables.
         took: told of each phase (read, plan, apply) and its seconds, also of cycles without effect.
 
     Raises:
@@ -47,9 +49,13 @@ def cycle(
     began = time.monotonic()
     with snapshot(leader.engine) as session:
         policy, digest = quota.in_force(session, at)
-        seen = load(session, at, policy)
+        warm = Warm() if warm is None else warm
+        differing = warm.differences(session, at, policy) if warm.is_comparison_due() else ()
+        if differing:
+            warm.forget("it differs from the tables")
+        seen = warm.read(session, at, policy)
     loaded = time.monotonic()
-    plan = make_plan(seen, policy)
+    plan = make_plan(seen, policy, warm.index)
     planned_at = time.monotonic()
     planned = Planned(
         plan=plan,
@@ -60,7 +66,9 @@ def cycle(
         plan_ms=int((planned_at - loaded) * MS),
     )
     with transaction(leader.engine) as session:
-        applied = apply(session, leader.held, planned)
+        applied = apply(session, leader.held, planned, warm)
+        if differing:
+            tell_differences(session, differing, at=at, actor=leader.actor)
         sample_usage(session, policy, at=at, actor=leader.actor)
     took("read", loaded - began)
     took("plan", planned_at - loaded)

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Container, Iterator, Sequence
 from typing import Final, overload
 
-from scheduler.model import PlanEntry, Wait
+from scheduler.model import JobId, Plan, PlanEntry, Wait
+
+Waits = Callable[[Container[JobId] | None], Sequence[Wait]]
+"""Works out the reasons of these jobs, of all that wait for None; by job."""
 
 
 class Entries(Sequence[PlanEntry]):
@@ -13,7 +16,7 @@ class Entries(Sequence[PlanEntry]):
 
     Args:
         before: effects that stand before the reasons.
-        waits: works the reasons out; asked once.
+        waits: works the reasons out; asked once for all, and before that for some.
         after: effects that stand behind them.
     """
 
@@ -22,12 +25,12 @@ class Entries(Sequence[PlanEntry]):
     def __init__(
         self,
         before: Sequence[PlanEntry],
-        waits: Callable[[], Sequence[Wait]],
+        waits: Waits,
         after: Sequence[PlanEntry],
     ) -> None:
         self._before: Final = tuple(before)
         self._after: Final = tuple(after)
-        self._waits: Callable[[], Sequence[Wait]] | None = waits
+        self._waits: Waits | None = waits
         self._all: tuple[PlanEntry, ...] = ()
 
     @property
@@ -35,9 +38,15 @@ class Entries(Sequence[PlanEntry]):
         """All but the reasons, in order."""
         return (*self._before, *self._after)
 
+    def waits_of(self, jobs: Container[JobId]) -> tuple[Wait, ...]:
+        """Reasons of these jobs alone, by job; only they are worked out."""
+        if self._waits is not None:
+            return tuple(self._waits(jobs))
+        return _of_jobs(self._all, jobs)
+
     def _read(self) -> tuple[PlanEntry, ...]:
         if self._waits is not None:
-            self._all = (*self._before, *self._waits(), *self._after)
+            self._all = (*self._before, *self._waits(None), *self._after)
             self._waits = None  # what they were worked out from is needed no more
         return self._all
 
@@ -62,3 +71,13 @@ class Entries(Sequence[PlanEntry]):
 
     def __repr__(self) -> str:
         return repr(self._read())
+
+
+def waits_of(plan: Plan, jobs: Container[JobId]) -> tuple[Wait, ...]:
+    """Why these jobs wait, by job: the plan's own reasons, those of no other job worked out for it."""
+    entries = plan.entries
+    return entries.waits_of(jobs) if isinstance(entries, Entries) else _of_jobs(entries, jobs)
+
+
+def _of_jobs(entries: Sequence[PlanEntry], jobs: Container[JobId]) -> tuple[Wait, ...]:
+    return tuple(entry for entry in entries if isinstance(entry, Wait) and entry.job_id in jobs)

@@ -49,9 +49,9 @@ def keep_promises(
     """
     at = clock.from_ms(plan.at_ms)
     found = Promised()
-    planned = {entry.job_id: entry for entry in plan.entries if isinstance(entry, Reserve)}
+    planned = {entry.job_id: entry for entry in plan.effects if isinstance(entry, Reserve)}
     kept = _write_reservations(session, planned, found, at=at, actor=actor)
-    for entry in plan.entries:
+    for entry in plan.effects:
         if isinstance(entry, Preempt) and entry.for_job in kept:
             _tell(session, entry, found, refund_cap_s=refund_cap_s, at=at, actor=actor)
     needed = {job_id for job_id in kept if planned[job_id].is_reclaim} | open_to
@@ -140,7 +140,10 @@ def _spare(session: Session, needed: set[JobId], found: Promised, *, at: datetim
     noticed = session.execute(
         select(AttemptRow.id, AttemptRow.reclaimed_by)
         .where(
-            AttemptRow.state.in_(LIVE), AttemptRow.reclaimed_by.is_not(None), AttemptRow.stop_why.is_(None)
+            AttemptRow.state.in_(LIVE),
+            AttemptRow.reclaimed_by.is_not(None),
+            AttemptRow.ended_at.is_(None),
+            AttemptRow.stop_why.is_(None),
         )
         .order_by(AttemptRow.job_id)
     ).all()
@@ -161,7 +164,13 @@ def ended_graces(session: Session, at: datetime) -> list[AttemptId]:
     """Attempts whose notice is over and that were not told to stop."""
     rows = session.scalars(
         select(AttemptRow.id)
-        .where(AttemptRow.state.in_(LIVE), AttemptRow.stop_why.is_(None), AttemptRow.notice_ends_at <= at)
+        .where(
+            AttemptRow.state.in_(LIVE),
+            AttemptRow.reclaimed_by.is_not(None),
+            AttemptRow.ended_at.is_(None),
+            AttemptRow.stop_why.is_(None),
+            AttemptRow.notice_ends_at <= at,
+        )
         .order_by(AttemptRow.job_id)
     )
     return [AttemptId(attempt_id) for attempt_id in rows]
@@ -191,6 +200,7 @@ def undelivered_notices(session: Session) -> list[str]:
     statement = select(AttemptRow.id).where(
         AttemptRow.state == JobState.RUNNING.value,
         AttemptRow.reclaimed_by.is_not(None),
+        AttemptRow.ended_at.is_(None),
         AttemptRow.notice_sent_at.is_(None),
         AttemptRow.stop_why.is_(None),
     )

@@ -223,7 +223,10 @@ def _sweep_orphans(leader: Leader, node: str, strangers: Mapping[AttemptId, Atte
 def undelivered_stops(session: Session) -> list[str]:
     """Attempts that are to be stopped and whose ranks have not all been told."""
     statement = select(AttemptRow.id).where(
-        AttemptRow.state.in_(LIVE), AttemptRow.stop_why.is_not(None), AttemptRow.stop_sent_at.is_(None)
+        AttemptRow.state.in_(LIVE),
+        AttemptRow.stop_why.is_not(None),
+        AttemptRow.ended_at.is_(None),
+        AttemptRow.stop_sent_at.is_(None),
     )
     return list(session.scalars(statement.order_by(AttemptRow.id)))
 
@@ -231,15 +234,10 @@ def undelivered_stops(session: Session) -> list[str]:
 def told_stops(session: Session) -> list[str]:
     """Attempts whose ranks were told to stop and whose absence is not proven yet."""
     statement = select(AttemptRow.id).where(
-        AttemptRow.state == JobState.COMPLETING.value, AttemptRow.stop_sent_at.is_not(None)
-    )
-    return list(session.scalars(statement.order_by(AttemptRow.id)))
-
-
-def undispatched(session: Session) -> list[str]:
-    """Live attempts that no agent is known to have, and that nobody wants stopped."""
-    statement = select(AttemptRow.id).where(
-        AttemptRow.state.in_(LIVE), AttemptRow.dispatched_at.is_(None), AttemptRow.stop_why.is_(None)
+        AttemptRow.state == JobState.COMPLETING.value,
+        AttemptRow.stop_why.is_not(None),
+        AttemptRow.ended_at.is_(None),
+        AttemptRow.stop_sent_at.is_not(None),
     )
     return list(session.scalars(statement.order_by(AttemptRow.id)))
 

@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable
+from collections.abc import Collection, Container, Iterable
+from dataclasses import replace
 from typing import Final
 
 from quota.model import Policy
-from scheduler.entries import Entries
+from scheduler.entries import Entries, waits_of
 from scheduler.fit import MS
 from scheduler.index import Index
 from scheduler.model import (
     Admit,
     Expire,
+    JobId,
     JobState,
     LiveAttempt,
     Plan,
@@ -29,7 +31,7 @@ from scheduler.reasons import Reasons
 from scheduler.spare import spare_needless
 from scheduler.turns import Turns
 
-__all__ = ["AGED", "EXPIRE_SLACK_S", "make_plan", "plan_digest", "plan_to_json"]
+__all__ = ["AGED", "EXPIRE_SLACK_S", "effects_digest", "make_plan", "plan_digest", "plan_to_json"]
 
 EXPIRE_SLACK_S: Final = 60
 """Seconds past its walltime before the scheduler itself stops an attempt.
@@ -63,7 +65,11 @@ def make_plan(snapshot: Snapshot, policy: Policy, index: Index | None = None) ->
         snapshot.at_ms,
         snapshot.version,
         policy.version,
-        Entries((*expired, *_admits(turns)), lambda: _waits(turns), (*_reserves(turns), *_preempts(turns))),
+        Entries(
+            (*expired, *_admits(turns)),
+            lambda jobs: _waits(turns, jobs),
+            (*_reserves(turns), *_preempts(turns)),
+        ),
         _next_ms(turns),
     )
 
@@ -88,10 +94,11 @@ def _admits(turns: Turns) -> list[PlanEntry]:
     ]
 
 
-def _waits(turns: Turns) -> list[Wait]:
-    """Reasons of all that wait, by job."""
+def _waits(turns: Turns, jobs: Container[JobId] | None) -> list[Wait]:
+    """Reasons of these jobs, of all that wait for None, by job."""
     reasons = Reasons(turns)
-    return sorted((reasons.of(job, waits) for job, waits in turns.waiting()), key=lambda wait: wait.job_id)
+    found = (reasons.of(job, waits) for job, waits in turns.waiting() if jobs is None or job.id in jobs)
+    return sorted(found, key=lambda wait: wait.job_id)
 
 
 def _reserves(turns: Turns) -> list[PlanEntry]:
@@ -146,6 +153,16 @@ def plan_digest(plan: Plan) -> str:
     """SHA-256 (hex) of the plan as canonical JSON: sorted keys, no spaces."""
     canonical = json.dumps(plan_to_json(plan), sort_keys=True, separators=(",", ":"), ensure_ascii=False)
     return hashlib.sha256(canonical.encode()).hexdigest()
+
+
+def effects_digest(plan: Plan, jobs: Collection[JobId]) -> str:
+    """SHA-256 (hex) of the plan less the reasons of all but these jobs, as canonical JSON.
+
+    What a cycle did is its effects and the reasons it wrote; working out all the others for a digest would cost
+    more than the plan.
+    """
+    waits = waits_of(plan, frozenset(jobs)) if jobs else ()
+    return plan_digest(replace(plan, entries=(*plan.effects, *waits)))
 
 
 def _entry_to_json(entry: PlanEntry) -> dict[str, object]:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, cast
 
 from sqlalchemy import Engine
 from sqlalchemy.orm import Session
@@ -16,7 +16,8 @@ from quota import service as quota
 from quota.model import Policy
 from scheduler.fields import integer
 from scheduler.fold import FoldedState, fold
-from scheduler.plan import make_plan, plan_digest
+from scheduler.model import JobId
+from scheduler.plan import effects_digest, make_plan, plan_digest
 from store import journal
 from store.engine import snapshot
 from store.journal import Record
@@ -92,12 +93,17 @@ def _cycles(session: Session) -> Iterator[tuple[Record, FoldedState]]:
 
 
 def _replayed(session: Session, state: FoldedState, cycle: Record) -> Replayed:
-    expected = str(cycle.data["plan_digest"])
     policy = _policy(session, cycle)
     if isinstance(policy, str):
         return Replayed(cycle.id, (policy,))
     before = state.snapshot(integer(cycle.data["at_ms"]), str(cycle.data["version"]), policy)
-    found = plan_digest(make_plan(before, policy))
+    plan = make_plan(before, policy)
+    if "effects_digest" in cycle.data:
+        expected = str(cycle.data["effects_digest"])
+        waits = [JobId(integer(job_id)) for job_id in cast("list[object]", cycle.data["waits"])]
+        found = effects_digest(plan, waits)
+    else:  # a record from before reasons were told a part at a time
+        expected, found = str(cycle.data["plan_digest"]), plan_digest(plan)
     differing = () if found == expected else (f"its plan was {expected}, the journal gives {found}",)
     return Replayed(cycle.id, differing)
 

@@ -6,6 +6,7 @@ follows its events. At most one call works on an attempt at a time. Whoever lose
 
 from __future__ import annotations
 
+import gc
 import logging
 import math
 import threading
@@ -32,6 +33,7 @@ from scheduler.launch import Leader, dispatch
 from scheduler.model import NodeState
 from scheduler.shutdown import requeue_all_live
 from scheduler.tables import NodeRow
+from scheduler.warm import Warm
 from scheduler.watch import Watcher
 from store import clock, lease
 from store.engine import WAKE_CHANNEL, snapshot, transaction
@@ -154,6 +156,7 @@ class SchedulerService:
         self._stopping = threading.Event()
         self._lost = threading.Event()
         self._woken = threading.Event()
+        self._warm = Warm()
         self._calls = _Calls()
         self._threads: list[threading.Thread] = []
         self._watchers: dict[str, Watcher] = {}
@@ -185,6 +188,7 @@ class SchedulerService:
         if held is None:
             return
         _logger.info("leading with epoch %d", held.epoch)
+        self._warm = Warm()
         pool, launches = ThreadPoolExecutor(CALLS_MAX, "call"), ThreadPoolExecutor(LAUNCHES_MAX, "launch")
         leader = Leader(self._engine, self._connect({}), held, launches, self._stopping)
         self._began = time.monotonic()
@@ -288,19 +292,24 @@ class SchedulerService:
 
     def _turn(self, leader: Leader, pool: ThreadPoolExecutor) -> float:
         """One cycle, and the calls that it or earlier ones left to make; seconds until the next has to come."""
-        applied = cycle(leader, self._settings.release, at=clock.now(), took=self._took)
+        began = self._warm.rebuilds
+        applied = cycle(leader, self._settings.release, at=clock.now(), warm=self._warm, took=self._took)
+        if self._warm.rebuilds != began:
+            # What was read from the tables stays for long: no collection has to walk over it again, which takes
+            # 180 ms at 100,000 waiting jobs.
+            gc.collect()
+            gc.freeze()
         for admitted in applied.admitted:
             self._call(pool, admitted, partial(dispatch, leader, admitted, is_fresh=True))
         with snapshot(self._engine) as session:
             noticed = notices.undelivered_notices(session)
             stops = observe.undelivered_stops(session)
-            rest = observe.undispatched(session)
             told = observe.told_stops(session) if time.monotonic() >= self._next_prove else []
         for attempt_id in noticed:
             self._call(pool, attempt_id, partial(notices.send_notice, leader, attempt_id))
         for attempt_id in stops:
             self._call(pool, attempt_id, partial(observe.deliver_stop, leader, attempt_id))
-        for attempt_id in rest:
+        for attempt_id in self._warm.undispatched:
             self._call(pool, attempt_id, partial(dispatch, leader, attempt_id, is_fresh=False))
         if told:
             self._next_prove = time.monotonic() + PROVE_EVERY_S

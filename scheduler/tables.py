@@ -80,6 +80,7 @@ class JobRow(Base):
         CheckConstraint("walltime_s > 0", name="walltime_positive"),
         Index("ix_jobs_state", "state", "id"),
         Index("ix_jobs_project", "project_id", "id"),
+        Index("ix_jobs_reserved", "id", postgresql_where=text("reservation IS NOT NULL")),
     )
 
     id: Mapped[int] = mapped_column(BigInteger, Identity(), primary_key=True)
@@ -150,6 +151,16 @@ class AttemptRow(Base):
         ),
         Index("ix_attempts_job", "job_id"),
         Index("ix_attempts_admitted", "admitted_at"),
+        Index(
+            "ix_attempts_stopping",
+            "id",
+            postgresql_where=text("stop_why IS NOT NULL AND ended_at IS NULL"),
+        ),
+        Index(
+            "ix_attempts_noticed",
+            "notice_ends_at",
+            postgresql_where=text("reclaimed_by IS NOT NULL AND ended_at IS NULL"),
+        ),
         Index("ix_attempts_kept", "ended_at", "id", postgresql_where=text("removed_at IS NULL")),
     )
 

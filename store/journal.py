@@ -9,12 +9,15 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime
+from typing import Final
 
 from sqlalchemy import select, text
 from sqlalchemy.orm import Session
 
+from store.bulk import copy_all, to_json
 from store.tables import JournalRow
 
 SYSTEM = "system"
@@ -76,6 +79,7 @@ KINDS: dict[str, str] = {
     "idle.cancelled": "a job that stayed idle after both notices is being stopped",
     "idle.would_cancel": "a dry run came to the point at which it would have stopped a job",
     "idle.cleared": "a job uses its GPUs again; its notices are void",
+    "snapshot.differed": "what the scheduler kept from cycle to cycle was not what the tables say; it was read anew",
     "lease.taken": "a process took a lease, with its epoch: that of the scheduler, or of the watch over idle jobs",
     "stale.dropped": "a result came too late and was dropped",
     "product.registered": "a product was entered in the register",
@@ -102,6 +106,9 @@ KINDS: dict[str, str] = {
     "register.checked": "an entry of the register of Kazakhstani producers was looked at",
 }
 """Every kind of record and what it says."""
+
+_TOGETHER: Final = "journal.together"
+"""Where a session keeps the records that it writes together."""
 
 PAGE = 2000
 """Records read at once when the journal is folded or verified."""
@@ -157,7 +164,31 @@ def append(
         raise UnknownKindError(
             f"journal kind {kind!r} is not listed; add it to store.journal.KINDS and its docs"
         )
-    session.add(JournalRow(at=at, kind=kind, subject=subject, actor=actor, data=dict(data)))
+    rows = session.info.get(_TOGETHER)
+    if rows is None:
+        session.add(JournalRow(at=at, kind=kind, subject=subject, actor=actor, data=dict(data)))
+    else:
+        rows.append((at, kind, subject, actor, to_json(data)))
+
+
+@contextmanager
+def together(session: Session) -> Iterator[None]:
+    """Write the records that are added inside at its end, in their order, in one statement.
+
+    For work on many subjects at once. Inside, they cannot be read; an exception leaves them unwritten, as it must
+    end the transaction or its savepoint. Inside another it changes nothing.
+    """
+    if _TOGETHER in session.info:
+        yield
+        return
+    rows: list[tuple[object, ...]] = []
+    session.info[_TOGETHER] = rows
+    try:
+        yield
+    finally:
+        del session.info[_TOGETHER]
+    if rows:
+        copy_all(session, JournalRow.__tablename__, ("at", "kind", "subject", "actor", "data"), rows)
 
 
 def _record(row: JournalRow) -> Record:

@@ -26,6 +26,7 @@ from scheduler.model import JobState, Request
 from scheduler.replay import replay_all
 from scheduler.service import cycle
 from scheduler.tables import AttemptRow, JobRow
+from scheduler.warm import Warm
 from store import clock, journal, lease
 from store.engine import snapshot, transaction
 from tenants.model import (
@@ -82,6 +83,7 @@ class World:
     after: dict[str, int] = field(default_factory=dict)
     silent: set[str] = field(default_factory=set)
     looks: int = 0
+    warm: Warm = field(default_factory=Warm)
 
     def __post_init__(self) -> None:
         slots = {name: GpuInventory.simulate(name, self.gpus, FLAVOR).gpus for name in self.node_names}
@@ -169,6 +171,7 @@ class World:
                 session, LEASE, holder, at=clock.now(), ttl_s=int((later - clock.now()).total_seconds())
             )
             assert held is not None
+        self.warm = Warm()
         self.leader = Leader(self.engine, self.executor, held, self.pool, threading.Event())
         for name in self.node_names:
             if name not in self.silent:
@@ -202,11 +205,20 @@ class World:
         return view.id
 
     def cycle(self, *, later_s: float = 0) -> Applied:
-        return cycle(self.leader, "test", at=clock.now() + timedelta(seconds=later_s))
+        at = clock.now() + timedelta(seconds=later_s)
+        applied = cycle(self.leader, "test", at=at, warm=self.warm)
+        with snapshot(
+            self.engine
+        ) as session:  # what is kept is what the tables say, after each cycle of every test
+            policy = quota.policy_in_force(session, at)
+            assert self.warm.differences(session, at, policy) == ()
+        return applied
 
     def dispatch(self, *, is_fresh: bool = True) -> None:
         with snapshot(self.engine) as session:
-            waiting = observe.undispatched(session)
+            at = clock.now()
+            self.warm.read(session, at, quota.policy_in_force(session, at))
+        waiting = self.warm.undispatched
         for attempt_id in waiting:
             dispatch(self.leader, attempt_id, is_fresh=is_fresh)
 

@@ -174,7 +174,7 @@ def test_every_cycle_replays_and_a_changed_one_is_found(world):
     replayed = replay_all(world.engine)
     assert len(replayed) == 3
     cycle = records(world, "cycle.planned")[-1]
-    forged = dict(cycle.data) | {"plan_digest": "0" * 64}
+    forged = dict(cycle.data) | {"effects_digest": "0" * 64}
     unknown = dict(cycle.data) | {"policy": "no-such"}
     from dataclasses import replace
 

@@ -1,0 +1,241 @@
+"""A cycle's admissions written together.
+
+Rows are locked in one statement, each admission is checked again with the same `fit`, budgets are claimed per grant,
+and everything is inserted in bulk; where the database refuses, by halves.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Final
+
+import psycopg
+from sqlalchemy import bindparam, select, update
+from sqlalchemy.exc import IntegrityError
+from sqlalchemy.orm import Session
+
+from quota import service as quota
+from quota.ledger import Refusal
+from quota.model import Policy
+from quota.policy import policy_queue
+from scheduler import fit, lifecycle
+from scheduler.facts import Admitted, JobView
+from scheduler.fields import Fields
+from scheduler.known import Known
+from scheduler.model import Admit, AttemptId, JobId, JobState, PendingJob, ReasonCode
+from scheduler.rows import attempt_fields, new_rank
+from scheduler.tables import AllocationRow, AttemptRow, JobRow
+from scheduler.warm import Warm
+from store import clock, journal, lease
+from store.bulk import insert_all
+
+JOB_GONE: Final = "JOB_GONE"
+"""Why an entry is rejected: the job waits no more."""
+GPU_TAKEN: Final = "GPU_TAKEN"
+"""Why an entry is rejected: the database says that a GPU of it is held."""
+GRANT_CHANGED: Final = "GRANT_CHANGED"
+"""Why an entry is rejected: another grant would have to pay than the planned one."""
+
+
+@dataclass(frozen=True, slots=True)
+class Rejected:
+    """An admission that did not happen, and why: a `ReasonCode`, JOB_GONE, GPU_TAKEN or GRANT_CHANGED."""
+
+    entry: Admit
+    why: str
+
+
+@dataclass(frozen=True, slots=True)
+class Admission:
+    """What the admissions of one cycle share.
+
+    Args:
+        warm: what is kept from cycle to cycle; it is brought up to date under the locks.
+        at: the plan's instant.
+    """
+
+    warm: Warm
+    policy: Policy
+    held: lease.Held
+    at: datetime
+
+    @property
+    def actor(self) -> str:
+        """As the journal names this scheduler."""
+        return f"scheduler:{self.held.epoch}"
+
+
+Result = AttemptId | Rejected
+
+
+def admit_all(session: Session, entries: Sequence[Admit], admission: Admission) -> list[Result]:
+    """Admit what still fits, in the plan's order; a result per entry.
+
+    The database has the last word: where it refuses them together, each half is tried behind a savepoint of its own,
+    so that one wrong row costs one admission.
+    """
+    try:
+        with session.begin_nested():
+            return _admit(session, entries, admission)
+    except (IntegrityError, psycopg.errors.IntegrityError):
+        admission.warm.forget("the database refused an admission that what is kept allowed")
+    if len(entries) == 1:
+        return [Rejected(entries[0], GPU_TAKEN)]
+    middle = len(entries) // 2
+    return [
+        *admit_all(session, entries[:middle], admission),
+        *admit_all(session, entries[middle:], admission),
+    ]
+
+
+def _admit(session: Session, entries: Sequence[Admit], admission: Admission) -> list[Result]:
+    """Lock, check, claim, write."""
+    waiting = _lock(session, [entry.job_id for entry in entries])
+    known, now = admission.warm.catch_up(session, admission.at, admission.policy)
+    index = admission.warm.index
+    world = fit.World(now, index.bounds(now, admission.policy), index.running)
+    till = quota.Till(session, {entry.grant_id for entry in entries}, at=admission.at, actor=admission.actor)
+    results: list[Result] = []
+    made: list[tuple[Fields, AttemptRow]] = []
+    with journal.together(session):
+        for entry in entries:
+            job = known.pending(entry.job_id) if entry.job_id in waiting else None
+            found = _check(entry, job, world)
+            if job is None or isinstance(found, Rejected):
+                results.append(found if isinstance(found, Rejected) else Rejected(entry, JOB_GONE))
+                continue
+            attempt_id = lifecycle.attempt_id(job.id, job.attempts + 1)
+            if isinstance(till.claim(found.grant_id, attempt_id, found.claim_s), Refusal):
+                results.append(Rejected(entry, ReasonCode.BUDGET_EXHAUSTED))
+                continue
+            world.start(job, found)
+            made.append(_made(entry, job, len(made) + 1, admission, known))
+            results.append(attempt_id)
+        _write(session, made, admission.at)
+        till.close()
+        for changed, attempt in made:
+            _tell(session, changed, attempt, admission)
+    return results
+
+
+def _lock(session: Session, job_ids: Sequence[JobId]) -> frozenset[JobId]:
+    """Lock the jobs that still wait, in the order of their ids, as everywhere."""
+    statement = (
+        select(JobRow.id)
+        .where(JobRow.id.in_(job_ids), JobRow.state == JobState.PENDING.value)
+        .order_by(JobRow.id)
+        .with_for_update()
+    )
+    return frozenset(map(JobId, session.scalars(statement)))
+
+
+def _check(entry: Admit, job: PendingJob | None, world: fit.World) -> fit.Fit | Rejected:
+    """Ask `fits` again for exactly these slots."""
+    if job is None:
+        return Rejected(entry, JOB_GONE)
+    found = fit.fits(job, world, slots=entry.slots)
+    if isinstance(found, fit.NoFit):
+        return Rejected(entry, found.reason)
+    return found if found.grant_id == entry.grant_id else Rejected(entry, GRANT_CHANGED)
+
+
+def _made(
+    entry: Admit, job: PendingJob, number: int, admission: Admission, known: Known
+) -> tuple[Fields, AttemptRow]:
+    """The new attempt, and the fields of its job that change."""
+    attempt_id = lifecycle.attempt_id(job.id, job.attempts + 1)
+    fact = Admitted(
+        attempt_id=attempt_id,
+        gpus=job.request.gpus,
+        walltime_s=job.request.walltime_s,
+        nodes=tuple(slot.node for slot in entry.slots),
+        at_ms=clock.to_ms(admission.at),
+    )
+    view = lifecycle.step(JobView(job.id, JobState.PENDING, job.attempts), fact).job
+    before = known.fields(job.id) or {}
+    now = {
+        "state": view.state.value,
+        "attempts": view.attempts,
+        "reason": None,
+        "back_off_until_ms": None,
+        "reservation": None,
+    }
+    attempt = AttemptRow(
+        id=attempt_id,
+        job_id=job.id,
+        state=view.state.value,
+        share_class=entry.share_class.value,
+        epoch=admission.held.epoch,
+        grant_id=entry.grant_id,
+        claim_s=entry.claim_s,
+        ranks=[new_rank(slot) for slot in entry.slots],
+        admitted_at=admission.at,
+        admitted_seq=number,
+        grace_s=_grace_s(admission.policy, job.queue),
+        refund_cap_s=0,
+        refunded_s=0,
+    )
+    return {name: value for name, value in now.items() if before.get(name) != value}, attempt
+
+
+def _grace_s(policy: Policy, queue: str) -> int:
+    """Seconds of notice that a queue's jobs get, 0 for a queue that the policy has no more."""
+    path = policy_queue(policy, queue)
+    return next((node.grace_s for node in policy.tree if node.path == path), 0)
+
+
+def _write(session: Session, made: Sequence[tuple[Fields, AttemptRow]], at: datetime) -> None:
+    """Jobs, attempts and allocations."""
+    if not made:
+        return
+    attempts = [attempt for _, attempt in made]
+    by_count: dict[int, list[int]] = {}
+    for changed, attempt in made:
+        count = changed["attempts"]
+        by_count.setdefault(count if isinstance(count, int) else 0, []).append(attempt.job_id)
+    for count, job_ids in by_count.items():
+        session.execute(
+            update(JobRow)
+            .where(JobRow.id.in_(bindparam("job_ids", expanding=True)))
+            .values(
+                state=JobState.ADMITTED.value,
+                attempts=count,
+                reason=None,
+                reason_numbers=None,
+                back_off_until=None,
+                reservation=None,
+            ),
+            {"job_ids": job_ids},
+            execution_options={"synchronize_session": False},
+        )
+    insert_all(session, attempts)
+    insert_all(
+        session,
+        [
+            AllocationRow(
+                attempt_id=attempt.id, gpu_uuid=uuid, node=rank["node"], rank=number, allocated_at=at
+            )
+            for attempt in attempts
+            for number, rank in enumerate(attempt.ranks)
+            for uuid in _uuids(rank)
+        ],
+    )
+
+
+def _uuids(rank: Mapping[str, object]) -> list[str]:
+    found = rank["gpu_uuids"]
+    return found if isinstance(found, list) else []
+
+
+def _tell(session: Session, changed: Fields, attempt: AttemptRow, admission: Admission) -> None:
+    """The record of an admission: all that it changed."""
+    data: dict[str, object] = {
+        "job": changed,
+        "attempt_id": attempt.id,
+        "attempt": attempt_fields(attempt),
+        "ranks": {str(number): rank for number, rank in enumerate(attempt.ranks)},
+    }
+    subject = f"job:{attempt.job_id}"
+    journal.append(session, "job.admitted", subject, actor=admission.actor, at=admission.at, data=data)

