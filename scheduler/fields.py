@@ -47,6 +47,8 @@ JOB_DEFAULTS: Final[Fields] = {
     "array_index": None,
     "array_cap": None,
     "reservation": None,
+    "told_ms": None,
+    "told_start_ms": None,
     "preemptions": 0,
 }
 """What a job is in records of before its records said so."""
