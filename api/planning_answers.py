@@ -11,8 +11,10 @@ from pydantic import BaseModel
 from api.job_answers import ReasonOut
 from scheduler.acts import ActView, WindowView
 from scheduler.fields import ActKind
+from scheduler.interval import STATED_PERCENT, Interval
 from scheduler.model import WindowKind
 from scheduler.preview import Preview
+from store.clock import from_ms
 
 
 class AheadOut(BaseModel):
@@ -24,19 +26,50 @@ class AheadOut(BaseModel):
 
 
 class ChangeOut(BaseModel):
-    """The smallest change that starts the job now; one unit less does not."""
+    """The smallest change that starts the job now; one unit less does not.
+
+    `what` is `gpus`, `walltime_s`, `nodes` (`new` null: any number of nodes) or `flavor`. Where `is_now` is false the
+    job can never start as asked, and the change makes it possible.
+    """
 
     what: str
-    old: int
-    new: int
+    old: int | str
+    new: int | str | None
+    is_now: bool
+
+
+class ExpectedStartOut(BaseModel):
+    """When the job is expected to start: `stated_percent` of such starts come within the interval.
+
+    It is learned from the last starts of this cluster that were planned (`learned_from`); `is_learned` is false while
+    there are too few: then it reaches from now to the planned start and states no share (`stated_percent` is null).
+    """
+
+    from_at: datetime
+    to_at: datetime
+    is_learned: bool
+    learned_from: int
+    stated_percent: int | None
+
+    @classmethod
+    def of(cls, found: Interval) -> ExpectedStartOut:
+        """The wire form."""
+        is_learned = found.learned_from > 0
+        return cls(
+            from_at=from_ms(found.from_ms),
+            to_at=from_ms(found.to_ms),
+            is_learned=is_learned,
+            learned_from=found.learned_from,
+            stated_percent=STATED_PERCENT if is_learned else None,
+        )
 
 
 class ExplanationOut(BaseModel):
     """Why a job waits: its reason, its place in its queue (from 1), who is ahead, when it starts at the latest.
 
     `is_waiting` is false when the job runs, has ended, or starts in the next cycle; then all else is null or empty.
-    `starts_by` is counted with full walltimes of all that run; null while no start is planned. `changes` are each
-    enough on their own.
+    `starts_by` is counted with full walltimes of all that run, `expected` is learned; both are null while no start is
+    planned. `place` is null for a job that can never start as asked. `changes` are each enough on their own.
     """
 
     job_id: int
@@ -45,6 +78,7 @@ class ExplanationOut(BaseModel):
     place: int | None
     ahead: list[AheadOut]
     starts_by: datetime | None
+    expected: ExpectedStartOut | None
     changes: list[ChangeOut]
 
 
@@ -140,7 +174,14 @@ class PreviewOut(BaseModel):
         )
 
 
-_CHANGE: Final = {"what": "gpus", "old": 8, "new": 4}
+_CHANGE: Final = {"what": "gpus", "old": 8, "new": 4, "is_now": True}
+_EXPECTED: Final = {
+    "from_at": "2026-03-02T09:20:00Z",
+    "to_at": "2026-03-02T09:55:00Z",
+    "is_learned": True,
+    "learned_from": 312,
+    "stated_percent": 80,
+}
 _AHEAD: Final = {"job_id": 16, "rule": "submitted", "text": "it was submitted earlier"}
 _ACT: Final = {
     "id": 3,
@@ -203,8 +244,10 @@ PLANNING: Final = {
         "place": 2,
         "ahead": [_AHEAD],
         "starts_by": "2026-03-02T10:00:00Z",
+        "expected": _EXPECTED,
         "changes": [_CHANGE],
     },
+    "ExpectedStartOut": _EXPECTED,
     "PlannedStartOut": _PLANNED,
     "PreviewOut": {"version": "2026-2", "queues": [_QUEUE], "preempting": ["17-1"], "admitted": [18]},
     "QueueChangeOut": _QUEUE,

@@ -2,32 +2,81 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import datetime
 
+from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from quota import service as quota
 from quota.model import Policy
-from scheduler.explain import Explanation, explain
+from scheduler.explain import Explanation, explain, never_fits
+from scheduler.fields import request_of
+from scheduler.fit import Bounds
+from scheduler.interval import REMEMBERED, Interval, StartRecord, Told
 from scheduler.model import JobId, JobState
 from scheduler.preview import Preview, preview
-from scheduler.snapshot import load
-from scheduler.views import get
+from scheduler.rows import job_fields
+from scheduler.snapshot import load, load_inventory
+from scheduler.tables import JobRow
+from scheduler.views import JobNotFoundError
+from store import clock
+from tenants.authz import visible_to
 from tenants.model import Principal
 
 
 def explain_job(session: Session, principal: Principal, job_id: int, at: datetime) -> Explanation | None:
     """Why a job waits, as the next cycle would see it; None when it starts then, or does not wait.
 
+    Waiting jobs are not read for one that can never start: that answer is as quick however long the queues are.
+
     Raises:
         JobNotFoundError: there is no such job for this caller.
         NoPolicyError: no policy is in force.
     """
-    if get(session, principal, job_id).state is not JobState.PENDING:
+    statement = select(JobRow).where(visible_to(principal, JobRow.project_id), JobRow.id == job_id)
+    row = session.scalars(statement).one_or_none()
+    if row is None:
+        raise JobNotFoundError(job_id)
+    if row.state != JobState.PENDING.value:
         return None
     policy = quota.policy_in_force(session, at)
-    snapshot = load(session, at, policy)
-    return explain(JobId(job_id), snapshot, policy)
+    bounds = Bounds(load_inventory(session, at), policy)
+    never = never_fits(JobId(job_id), row.queue, request_of(job_fields(row)), bounds)
+    if never is not None:
+        return never
+    found = explain(JobId(job_id), load(session, at, policy), policy)
+    if found is None or found.start_ms is None:
+        return found
+    return replace(found, expected=_expected(row, found.start_ms, clock.to_ms(at), last_starts(session)))
+
+
+def last_starts(session: Session) -> StartRecord:
+    """What became of the last planned starts that came: read by an index, at most REMEMBERED rows."""
+    rows = session.execute(
+        select(JobRow.told_at, JobRow.told_start_at, JobRow.first_started_at)
+        .where(
+            JobRow.told_at.is_not(None),
+            JobRow.told_start_at.is_not(None),
+            JobRow.first_started_at.is_not(None),
+        )
+        .order_by(JobRow.first_started_at.desc())
+        .limit(REMEMBERED)
+    ).all()
+    record = StartRecord()
+    for told_at, start_at, began_at in reversed(rows):
+        if told_at is not None and start_at is not None and began_at is not None:
+            record.add(Told(clock.to_ms(told_at), clock.to_ms(start_at), clock.to_ms(began_at)))
+    return record
+
+
+def _expected(row: JobRow, start_ms: int, now_ms: int, record: StartRecord) -> Interval:
+    """The interval of the start that the job was first told; of the new one where it was put off since."""
+    if row.told_at is not None and row.told_start_at is not None:
+        told_ms, told_start_ms = clock.to_ms(row.told_at), clock.to_ms(row.told_start_at)
+        if start_ms <= told_start_ms:
+            return record.interval(told_ms, told_start_ms, now_ms)
+    return record.interval(now_ms, start_ms)
 
 
 def preview_policy(session: Session, other: Policy, at: datetime) -> Preview:

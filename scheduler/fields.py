@@ -48,6 +48,8 @@ JOB_DEFAULTS: Final[Fields] = {
     "array_index": None,
     "array_cap": None,
     "reservation": None,
+    "told_ms": None,
+    "told_start_ms": None,
     "preemptions": 0,
     "node_labels": {},
     "topology_required": None,

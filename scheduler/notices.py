@@ -101,6 +101,8 @@ def _write_reservations(
             continue
         book = Book.of(session, row, None, at=at, actor=actor)
         row.reservation = now
+        if entry is not None and row.told_at is None:
+            row.told_at, row.told_start_at = at, clock.from_ms(entry.start_ms)
         later_ms = (
             0 if before is None or now is None else integer(now["start_ms"]) - integer(before["start_ms"])
         )

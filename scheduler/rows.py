@@ -85,6 +85,8 @@ def job_fields(row: JobRow) -> Fields:
         "submitted_ms": clock.to_ms(row.submitted_at),
         "begin_ms": ms_or_none(row.begin_at),
         "back_off_until_ms": ms_or_none(row.back_off_until),
+        "told_ms": ms_or_none(row.told_at),
+        "told_start_ms": ms_or_none(row.told_start_at),
         "first_started_ms": ms_or_none(row.first_started_at),
         "finished_ms": ms_or_none(row.finished_at),
     }

@@ -81,6 +81,11 @@ class JobRow(Base):
         Index("ix_jobs_state", "state", "id"),
         Index("ix_jobs_project", "project_id", "id"),
         Index("ix_jobs_reserved", "id", postgresql_where=text("reservation IS NOT NULL")),
+        Index(
+            "ix_jobs_told",
+            "first_started_at",
+            postgresql_where=text("told_at IS NOT NULL AND first_started_at IS NOT NULL"),
+        ),
     )
 
     id: Mapped[int] = mapped_column(BigInteger, Identity(), primary_key=True)
@@ -110,6 +115,8 @@ class JobRow(Base):
     array_index: Mapped[int | None]
     array_cap: Mapped[int | None]
     reservation: Mapped[dict[str, object] | None] = mapped_column(JSONB(none_as_null=True))
+    told_at: Mapped[datetime | None] = mapped_column(type_instant)
+    told_start_at: Mapped[datetime | None] = mapped_column(type_instant)
     preemptions: Mapped[int] = mapped_column(default=0)
     is_cancel_requested: Mapped[bool]
     attempts: Mapped[int]
@@ -224,6 +231,7 @@ class WindowRow(Base):
     projects: Mapped[list[UUID]] = mapped_column(ARRAY(Uuid))
     from_at: Mapped[datetime] = mapped_column(type_instant)
     to_at: Mapped[datetime] = mapped_column(type_instant)
+    repeats: Mapped[dict[str, object] | None] = mapped_column(JSONB(none_as_null=True))
     reason: Mapped[str] = mapped_column(Text)
     user_id: Mapped[UUID] = mapped_column(ForeignKey("users.id"))
     created_at: Mapped[datetime] = mapped_column(type_instant)

@@ -16,6 +16,7 @@ from api.planning_answers import (
     ActsOut,
     AheadOut,
     ChangeOut,
+    ExpectedStartOut,
     ExplanationOut,
     PreviewOut,
     WindowOut,
@@ -46,12 +47,19 @@ _END = documented(ErrorCode.FORBIDDEN, ErrorCode.NOT_FOUND, *BODY_ERRORS)
     responses=documented(ErrorCode.NOT_FOUND, ErrorCode.NO_POLICY),
 )
 def explain(ctx: Ctx, caller: Caller, language: Language, job_id: JobPath) -> ExplanationOut:
-    """The decisive reason as of now, who is ahead by which rule, the latest start, and what would start it now."""
+    """The decisive reason as of now, who is ahead by which rule, when it starts, and what would start it now."""
     with snapshot(ctx.engine) as session:
         found = explain_job(session, caller, job_id, ctx.now())
     if found is None:
         return ExplanationOut(
-            job_id=job_id, is_waiting=False, reason=None, place=None, ahead=[], starts_by=None, changes=[]
+            job_id=job_id,
+            is_waiting=False,
+            reason=None,
+            place=None,
+            ahead=[],
+            starts_by=None,
+            expected=None,
+            changes=[],
         )
     return ExplanationOut(
         job_id=job_id,
@@ -63,7 +71,10 @@ def explain(ctx: Ctx, caller: Caller, language: Language, job_id: JobPath) -> Ex
             for other, rule in found.ahead
         ],
         starts_by=None if found.start_ms is None else from_ms(found.start_ms),
-        changes=[ChangeOut(what=one.what, old=one.old, new=one.new) for one in found.changes],
+        expected=None if found.expected is None else ExpectedStartOut.of(found.expected),
+        changes=[
+            ChangeOut(what=one.what, old=one.old, new=one.new, is_now=one.is_now) for one in found.changes
+        ],
     )
 
 

@@ -67,7 +67,14 @@ def test_a_waiting_job_is_explained_with_the_change_that_starts_it(world: World)
     assert [(one["job_id"], one["rule"]) for one in waits["ahead"]] == [(short, "id")]
     assert waits["ahead"][0]["text"]
     assert waits["starts_by"] == TOMORROW.replace("+00:00", "Z")
-    assert waits["changes"] == [{"what": "walltime_s", "old": 3_600, "new": 1_800}]
+    assert waits["changes"] == [{"what": "walltime_s", "old": 3_600, "new": 1_800, "is_now": True}]
+    assert waits["expected"] == {
+        "from_at": AT.isoformat().replace("+00:00", "Z"),
+        "to_at": waits["starts_by"],
+        "is_learned": False,
+        "learned_from": 0,
+        "stated_percent": None,
+    }
     assert world.call("firm-researcher", "GET", f"/v1/jobs/{long}/explanation").status_code == 404
 
 

@@ -467,3 +467,44 @@ def test_the_documentation_names_every_command_option_and_exit_code() -> None:
         assert set(re.findall(r"`(--[a-z-]+)", sections[name])) | {"--output"} == options, name
     documented = {int(code) for code in re.findall(r"^\| (\d+) \|", text, re.MULTILINE)}
     assert documented == {code.value for code in Exit}
+
+
+@pytest.mark.parametrize("language", LANGUAGES)
+def test_an_explanation_is_told_field_by_field(language: str) -> None:
+    messages = Messages(language)
+    expected = {
+        "from_at": "2026-03-02T09:20:00Z",
+        "to_at": "2026-03-02T09:55:00Z",
+        "is_learned": True,
+        "learned_from": 312,
+        "stated_percent": 80,
+    }
+    whole = {
+        "job_id": 18,
+        "reason": {"code": "NO_CAPACITY", "text": "GPUs are missing"},
+        "place": 2,
+        "ahead": [{"job_id": 16, "rule": "submitted", "text": "earlier"}],
+        "starts_by": "2026-03-02T10:00:00Z",
+        "expected": expected,
+        "changes": [
+            {"what": "gpus", "old": 8, "new": 4, "is_now": True},
+            {"what": "walltime_s", "old": 7_200, "new": 3_600, "is_now": True},
+            {"what": "nodes", "old": 2, "new": None, "is_now": True},
+            {"what": "flavor", "old": "h200", "new": "a100", "is_now": False},
+            {"what": "patience", "old": 1, "new": 2, "is_now": True},
+        ],
+    }
+    pairs = show.why_pairs(Fields(whole, "explanation"), messages)
+    heads = [head for head, _ in pairs]
+    assert heads == [
+        "id", "reason", "ahead", "ahead", "planned", "expected",
+        "change", "change", "change", "change_possible", "change",
+    ]  # fmt: skip
+    told = dict(pairs)
+    assert "80 %" in told["expected"]
+    assert "312" in told["expected"]
+    assert "a100" in told["change_possible"]
+    assert told["change"] == "patience: 1 → 2"
+    assert {f"head.{head}" for head in heads} <= set(catalogue(language))
+    unlearned = whole | {"expected": expected | {"is_learned": False, "stated_percent": None}}
+    assert "%" not in dict(show.why_pairs(Fields(unlearned, "explanation"), messages))["expected"]

@@ -15,7 +15,7 @@ from scheduler.changed import changes
 from scheduler.entries import Entries
 from scheduler.fit import NoFit
 from scheduler.index import Index, Kind
-from scheduler.interval import StartRecord, Told, coverage
+from scheduler.interval import REMEMBERED, Interval, StartRecord, Told, coverage
 from scheduler.lines import Line, Waits, Walk, line_of
 from scheduler.model import Admit, JobId, Plan, ReasonCode, Wait
 from scheduler.order import Aging, key_of
@@ -176,12 +176,30 @@ def test_the_stock_picks_as_placement_does(free, gpus):
 
 def test_an_interval_is_learned_from_the_last_starts():
     record = StartRecord()
-    assert record.interval(1_000, 101_000) == (1_000, 101_000)
+    assert record.interval(1_000, 101_000) == Interval(1_000, 101_000, 0)
     record.add(Told(5, 5, 9))  # was to start at once: says nothing
     for share in range(100):
         record.add(Told(0, 100, share))
-    assert record.interval(1_000, 101_000) == (1_000 + 9_000, 1_000 + 89_000)
-    assert record.interval(1_000, 500) == (1_000, 1_000)
+    assert record.interval(1_000, 101_000) == Interval(1_000 + 9_000, 1_000 + 89_000, 100)
+    assert record.interval(1_000, 500) == Interval(1_000, 1_000, 0)
+
+
+def test_who_still_waits_is_compared_with_those_who_waited_as_long():
+    record = StartRecord()
+    for share in range(100):
+        record.add(Told(0, 100, share))
+    assert record.interval(0, 100_000, 50_000) == Interval(55_000, 94_000, 49)
+    assert record.interval(0, 100_000, 90_000) == Interval(90_000, 100_000, 0)  # nine waited so long
+    assert record.interval(0, 100_000, 200_000) == Interval(200_000, 200_000, 0)
+
+
+def test_only_the_last_starts_are_remembered():
+    record = StartRecord()
+    for _ in range(REMEMBERED):
+        record.add(Told(0, 100, 10))
+    for _ in range(REMEMBERED):
+        record.add(Told(0, 100, 90))
+    assert record.interval(0, 100_000) == Interval(90_000, 90_000, REMEMBERED)
 
 
 def test_coverage_learns_only_from_starts_that_had_begun():
@@ -190,6 +208,8 @@ def test_coverage_learns_only_from_starts_that_had_begun():
     late = [Told(10_000, 10_100, 10_100)]
     assert coverage(told + late) == (60, 61)
     assert coverage([]) == (0, 0)
+    assert coverage(told + late, 0.4) == (60, 61)
+    assert coverage(told + late, 0.9) == (1, 1)  # the others had begun when it was read
 
 
 @pytest.mark.parametrize("seed", [1, 2, 3])

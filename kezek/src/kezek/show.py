@@ -121,14 +121,44 @@ def why_pairs(found: Fields, messages: Messages) -> Pairs:
         job_id, rule = ahead.integer("job_id"), ahead.text("text")
         pairs.append(("ahead", messages.say("reason.WAITING_TURN", ahead=job_id, rule=rule)))
     pairs.append(("planned", "" if starts_by is None else messages.instant(starts_by)))
+    expected = found.optional_inner("expected")
+    pairs.append(("expected", "" if expected is None else _expected(expected, messages)))
     for change in found.objects("changes"):
-        old, new = change.integer("old"), change.integer("new")
-        if change.text("what") == "gpus":
-            pairs.append(("change", messages.say("planning.gpus", old=old, new=new)))
-        else:
-            times = {"old": messages.duration(old), "new": messages.duration(new)}
-            pairs.append(("change", messages.say("planning.walltime", **times)))
+        head = "change" if change.flag("is_now") else "change_possible"
+        pairs.append((head, _change(change, messages)))
     return [(head, cell) for head, cell in pairs if cell]
+
+
+def _expected(found: Fields, messages: Messages) -> str:
+    """An interval for a start, with what it was learned from."""
+    span = {
+        "begins": messages.instant(found.instant("from_at")),
+        "ends": messages.instant(found.instant("to_at")),
+    }
+    if not found.flag("is_learned"):
+        return messages.say("planning.expected_unlearned", **span)
+    return messages.say(
+        "planning.expected",
+        **span,
+        percent=found.integer("stated_percent"),
+        starts=found.integer("learned_from"),
+    )
+
+
+def _change(found: Fields, messages: Messages) -> str:
+    """A change of what was asked for; one of a kind that this client does not know is named."""
+    match found.text("what"):
+        case "gpus":
+            return messages.say("planning.gpus", old=found.integer("old"), new=found.integer("new"))
+        case "walltime_s":
+            times = {name: messages.duration(found.integer(name)) for name in ("old", "new")}
+            return messages.say("planning.walltime", **times)
+        case "nodes":
+            return messages.say("planning.nodes", old=found.integer("old"))
+        case "flavor":
+            return messages.say("planning.flavor", old=found.text("old"), new=found.text("new"))
+        case other:
+            return f"{other}: {found.raw.get('old')} → {found.raw.get('new')}"
 
 
 def act_rows(acts: Iterable[Fields], messages: Messages) -> list[Sequence[Cell]]:

@@ -1,0 +1,132 @@
+"""Explanations on a real database: intervals learned from the starts that came, and answers without a plan."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+
+import pytest
+from sqlalchemy import event, text
+
+from scheduler.explaining import explain_job, last_starts
+from scheduler.interval import LEAST, REMEMBERED, Interval
+from scheduler.model import ReasonCode
+from scheduler.tables import JobRow
+from scheduler.views import JobNotFoundError
+from store import clock, journal
+from store.engine import snapshot, transaction
+
+
+def explained(world, job_id, later_s=0.0):
+    at = clock.from_ms(clock.to_ms(clock.now() + timedelta(seconds=later_s)))
+    with snapshot(world.engine) as session:
+        return at, explain_job(session, world.principal, job_id, at)
+
+
+def fill(world):
+    """Both of the queue's nodes are busy for an hour, and one job is planned behind them."""
+    running = world.submit(8, 3_600)
+    world.turn()
+    waiting = world.submit(8, 600)
+    world.turn()
+    return running, waiting
+
+
+def test_the_first_planned_start_is_kept_and_compared_with_the_start_that_came(world):
+    running, waiting = fill(world)
+    with snapshot(world.engine) as session:
+        row = session.get_one(JobRow, waiting)
+        told_at, told_start_at = row.told_at, row.told_start_at
+        assert told_at is not None
+        assert clock.to_ms(told_start_at) == world.view(waiting).planned_start.start_ms
+        assert last_starts(session).interval(0, 1).learned_from == 0
+    world.finish(running)
+    world.hear()
+    world.turn()
+    with snapshot(world.engine) as session:
+        row = session.get_one(JobRow, waiting)
+        assert (row.told_at, row.told_start_at) == (told_at, told_start_at)
+        assert row.first_started_at is not None
+    world.check()
+
+
+def test_an_interval_says_whether_it_was_learned(world):
+    _, waiting = fill(world)
+    at, found = explained(world, waiting)
+    assert found.expected == Interval(clock.to_ms(at), found.start_ms, 0)
+    # Twenty starts that came at half of the time they were told.
+    for _ in range(LEAST):
+        world.submit(1)
+    with transaction(world.engine) as session:
+        session.execute(
+            text(
+                "UPDATE jobs SET told_at = :at - interval '2 hours', told_start_at = :at, "
+                "first_started_at = :at - interval '1 hour' WHERE told_at IS NULL"
+            ),
+            {"at": at},
+        )
+    with snapshot(world.engine) as session:
+        row = session.get_one(JobRow, waiting)
+        told_ms, start_ms = clock.to_ms(row.told_at), clock.to_ms(row.told_start_at)
+    _, found = explained(world, waiting)
+    half_ms = told_ms + (start_ms - told_ms) // 2
+    assert abs(found.expected.from_ms - half_ms) <= 1
+    assert abs(found.expected.to_ms - half_ms) <= 1
+    assert found.expected.learned_from >= LEAST
+    # Beyond what any of them waited nothing is known.
+    at, found = explained(world, waiting, later_s=3_000)
+    assert found.expected == Interval(clock.to_ms(at), max(clock.to_ms(at), start_ms), 0)
+
+
+def test_a_start_that_was_put_off_is_told_anew(world):
+    _, waiting = fill(world)
+    with transaction(world.engine) as session:
+        session.execute(text("UPDATE jobs SET told_start_at = told_at + interval '1 second'"))
+    at, found = explained(world, waiting)
+    assert found.expected == Interval(clock.to_ms(at), found.start_ms, 0)
+
+
+def test_at_most_the_last_starts_are_read(world):
+    for _ in range(3):
+        world.submit(1)
+    with transaction(world.engine) as session:
+        session.execute(
+            text(
+                "INSERT INTO jobs (project_id, user_id, queue, state, priority, gpus, flavors, walltime_s, "
+                "submitted_at, is_held, depends_on, preemptions, is_cancel_requested, attempts, launch_refusals, "
+                "node_failures, gpu_seconds, told_at, told_start_at, first_started_at) "
+                "SELECT project_id, user_id, queue, 'COMPLETED', 0, 1, flavors, 60, submitted_at, false, '[]', 0, "
+                "false, 1, 0, 0, 0, submitted_at, submitted_at + interval '1 hour', "
+                "submitted_at + interval '1 minute' FROM jobs, generate_series(1, :copies)"
+            ),
+            {"copies": REMEMBERED},
+        )
+        record = last_starts(session)
+    assert record.interval(0, 60_000).learned_from == REMEMBERED
+
+
+def test_a_job_that_can_never_start_is_answered_without_reading_those_that_wait(world):
+    never = world.submit(8, 600, nodes=None)
+    with transaction(world.engine) as session:
+        session.execute(text("UPDATE jobs SET gpus = 99 WHERE id = :id"), {"id": never})
+    for _ in range(5):
+        world.submit(8)
+    read: list[str] = []
+    event.listen(world.engine, "before_cursor_execute", lambda *call: read.append(call[2]))
+    _, found = explained(world, never)
+    assert found.wait.reason is ReasonCode.NEVER_FITS
+    assert [(one.what, one.new, one.is_now) for one in found.changes] == [("gpus", 8, False)]
+    assert not [statement for statement in read if "pg_current_snapshot" in statement]
+    assert len(read) < 12
+
+
+def test_nobody_else_is_told_and_who_runs_waits_for_nothing(world):
+    running, waiting = fill(world)
+    assert explained(world, running)[1] is None
+    _, other = world.tenant("borealis", "business")
+    with snapshot(world.engine) as session, pytest.raises(JobNotFoundError):
+        explain_job(session, other, waiting, clock.now())
+    with snapshot(world.engine) as session:
+        assert [record.kind for record in journal.of_subject(session, f"job:{waiting}")][:2] == [
+            "job.submitted",
+            "job.reserved",
+        ]
