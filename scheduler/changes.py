@@ -15,12 +15,14 @@ from sqlalchemy import select, update
 from sqlalchemy.orm import Session
 
 from quota import service as quota
+from quota.ledger import used_device_seconds
 from quota.model import EntryKind, GrantId
 from scheduler import lifecycle
 from scheduler.facts import (
     Admitted,
     AttemptView,
     CancelRequested,
+    CheckpointSeen,
     Effect,
     Fact,
     Finish,
@@ -35,7 +37,7 @@ from scheduler.facts import (
     StopAttempt,
     StopWhy,
 )
-from scheduler.fields import Fields
+from scheduler.fields import Fields, checkpoint_of
 from scheduler.model import LIVE_STATES, JobId, JobState
 from scheduler.rows import at_or_none, attempt_fields, job_fields, job_view, verdict_to_json
 from scheduler.tables import AllocationRow, AttemptRow, JobRow
@@ -254,6 +256,8 @@ def store(book: Book, fact: Fact, outcome: Outcome) -> None:
     _store_views(book, outcome.job)
     if isinstance(fact, RankStarted | RankExited):
         _store_rank(book, fact)
+    if isinstance(fact, CheckpointSeen):
+        _put_rank(book, fact.rank, {"checkpoint_ms": fact.at_ms})
     _tell_fact(book, fact, outcome)
     for effect in outcome.effects:
         _carry_out(book, fact, effect)
@@ -286,23 +290,29 @@ def _store_attempt(row: AttemptRow, view: AttemptView) -> None:
 
 def _store_rank(book: Book, fact: RankStarted | RankExited) -> None:
     attempt = _attempt(book)
-    rank = dict(attempt.ranks[fact.rank])
+    changed: Fields = {}
     started_ms = fact.at_ms if isinstance(fact, RankStarted) else fact.started_ms
-    if rank["started_ms"] is None:
-        rank["started_ms"] = started_ms
+    if attempt.ranks[fact.rank]["started_ms"] is None:
+        changed["started_ms"] = started_ms
     if isinstance(fact, RankExited):
-        rank |= {
+        changed |= {
             "ended_ms": fact.at_ms,
             "exit_code": fact.exit_code,
             "signal": fact.signal,
             "error": fact.error,
         }
-    attempt.ranks = [*attempt.ranks[: fact.rank], rank, *attempt.ranks[fact.rank + 1 :]]
-    book.ranks[str(fact.rank)] = rank
+    _put_rank(book, fact.rank, changed)
     if started_ms is not None and attempt.started_at is None:
         attempt.started_at = clock.from_ms(started_ms)
     if started_ms is not None and book.job.first_started_at is None:
         book.job.first_started_at = clock.from_ms(started_ms)
+
+
+def _put_rank(book: Book, number: int, changed: Fields) -> None:
+    attempt = _attempt(book)
+    rank = attempt.ranks[number] | changed
+    attempt.ranks = [*attempt.ranks[:number], rank, *attempt.ranks[number + 1 :]]
+    book.ranks[str(number)] = rank
 
 
 def _attempt(book: Book) -> AttemptRow:
@@ -320,6 +330,8 @@ def _tell_fact(book: Book, fact: Fact, outcome: Outcome) -> None:
             book.tell("attempt.dispatched")
         case RankStarted():
             book.tell("attempt.started", {"rank": fact.rank})
+        case CheckpointSeen():
+            book.tell("attempt.checkpointed", {"rank": fact.rank})
         case RankExited():
             details = {"rank": fact.rank, "is_timeout": fact.is_timeout, "is_oom": fact.is_oom}
             book.tell("attempt.exited", details)
@@ -364,15 +376,20 @@ def _settle(book: Book, effect: Settle) -> None:
     attempt.used_s = sum(entry.amount_s for entry in entries if entry.kind is EntryKind.POSTED)
     book.job.gpu_seconds += attempt.used_s
     if attempt.stop_why == StopWhy.PREEMPTED.value:
-        _refund(book, attempt)
+        _refund(book, attempt, effect.until_ms)
 
 
-def _refund(book: Book, attempt: AttemptRow) -> None:
+def _refund(book: Book, attempt: AttemptRow, until_ms: int) -> None:
     """Give back the work that a reclaim cost, up to the policy's cap at the notice.
 
-    Agents do not tell of checkpoints, so all since the attempt's start counts as lost.
+    Lost is what was charged since the last checkpoint that its agents saw, or since its start.
     """
-    lost_s = min(attempt.used_s or 0, book.job.gpus * attempt.refund_cap_s)
+    charged_s = attempt.used_s or 0
+    saved_ms = checkpoint_of(attempt.ranks)
+    if saved_ms is not None:
+        since_s = used_device_seconds(book.job.gpus, saved_ms, until_ms, book.job.walltime_s)
+        charged_s = min(charged_s, since_s)
+    lost_s = min(charged_s, book.job.gpus * attempt.refund_cap_s)
     if lost_s:
         grant_id = GrantId(attempt.grant_id)
         if book.batch is None:

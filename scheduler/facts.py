@@ -51,13 +51,17 @@ class Verdict:
 
 @dataclass(frozen=True, slots=True)
 class RankView:
-    """One rank of an attempt: where it is and whether it ended. `exit_code` may be None after a signal."""
+    """One rank of an attempt: where it is and whether it ended. `exit_code` may be None after a signal.
+
+    `checkpoint_ms` is the last checkpoint that its agent saw.
+    """
 
     node: str
     is_started: bool = False
     ended_ms: int | None = None
     exit_code: int | None = None
     error: str | None = None
+    checkpoint_ms: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,6 +137,15 @@ class LaunchRefused:
 @dataclass(frozen=True, slots=True)
 class RankStarted:
     """The rank's program runs."""
+
+    attempt_id: AttemptId
+    rank: int
+    at_ms: int
+
+
+@dataclass(frozen=True, slots=True)
+class CheckpointSeen:
+    """The rank saved its work: its agent saw a new checkpoint at `at_ms`."""
 
     attempt_id: AttemptId
     rank: int
@@ -222,6 +235,7 @@ AttemptFact = (
     | LaunchCommitted
     | LaunchRefused
     | RankStarted
+    | CheckpointSeen
     | RankExited
     | ExpireRequested
     | AbsenceProven

@@ -156,6 +156,16 @@ def slots_of(ranks: Sequence[Mapping[str, object]]) -> tuple[Slot, ...]:
     return tuple(Slot(str(rank["node"]), tuple(cast("list[str]", rank["gpu_uuids"]))) for rank in ranks)
 
 
+def checkpoint_of(ranks: Iterable[Mapping[str, object]]) -> int | None:
+    """The last checkpoint of an attempt: the oldest among those of the ranks that made any, None = none did.
+
+    Where every rank saves its part, the whole is as old as its oldest part; where one rank saves for all, it alone
+    counts. Ranks of records of before they said so have none.
+    """
+    found = (optional_integer(rank.get("checkpoint_ms")) for rank in ranks)
+    return min((at_ms for at_ms in found if at_ms is not None), default=None)
+
+
 def request_of(fields: Mapping[str, object]) -> Request:
     """What a job asks for, from its fields."""
     return Request(
@@ -311,6 +321,7 @@ def live_attempt(
         reclaimed_by=None if reclaimed_by is None else JobId(reclaimed_by),
         stop_ms=optional_integer(attempt["notice_ends_ms"]),
         array_id=None if job["array_id"] is None else JobId(integer(job["array_id"])),
+        checkpoint_ms=checkpoint_of(ranks),
     )
 
 

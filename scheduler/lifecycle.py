@@ -17,6 +17,7 @@ from scheduler.facts import (
     Admitted,
     AttemptView,
     CancelRequested,
+    CheckpointSeen,
     Effect,
     ExpireRequested,
     Fact,
@@ -127,7 +128,11 @@ def _stale(job: JobView, fact: Fact) -> str | None:
     if int(number) > job.attempts:
         raise InvalidTransition(job, fact, "the attempt was never admitted")
     is_current = int(number) == job.attempts and job.attempt is not None
-    if isinstance(fact, RankStarted | RankExited) and is_current and fact.rank >= len(_attempt(job).ranks):
+    if (
+        isinstance(fact, RankStarted | CheckpointSeen | RankExited)
+        and is_current
+        and fact.rank >= len(_attempt(job).ranks)
+    ):
         raise InvalidTransition(job, fact, "the attempt has no such rank")
     return None if is_current and job.state is not JobState.PENDING else "stale_attempt"
 
@@ -190,6 +195,21 @@ def _started(job: JobView, fact: RankStarted) -> Outcome:
         return Outcome(replace(job, attempt=attempt), (_stop_effect(attempt.id, attempt.stop_why),))
     attempt = replace(attempt, state=JobState.RUNNING)
     return Outcome(replace(job, state=JobState.RUNNING, launch_refusals=0, attempt=attempt))
+
+
+def _checkpointed(job: JobView, fact: CheckpointSeen) -> Outcome:
+    attempt = _attempt(job)
+    rank = attempt.ranks[fact.rank]
+    if rank.ended_ms is not None:
+        return Outcome(job, ignored="out_of_order")
+    if rank.checkpoint_ms is not None and rank.checkpoint_ms >= fact.at_ms:
+        return Outcome(job, ignored="duplicate")
+    ranks = (
+        *attempt.ranks[: fact.rank],
+        replace(rank, checkpoint_ms=fact.at_ms),
+        *attempt.ranks[fact.rank + 1 :],
+    )
+    return Outcome(replace(job, attempt=replace(attempt, ranks=ranks)))
 
 
 def _exited(job: JobView, fact: RankExited) -> Outcome:
@@ -376,6 +396,7 @@ _TABLE: Final[Mapping[JobState, Mapping[type, Handler | str]]] = {
         LaunchCommitted: _on(_committed),
         LaunchRefused: _on(_refused),
         RankStarted: _on(_started),
+        CheckpointSeen: _on(_checkpointed),
         RankExited: _on(_exited),
         CancelRequested: _on(_cancelled),
         ExpireRequested: _on(_expired),
@@ -389,6 +410,7 @@ _TABLE: Final[Mapping[JobState, Mapping[type, Handler | str]]] = {
         LaunchCommitted: _on(_committed),
         LaunchRefused: _on(_refused),
         RankStarted: _on(_started),
+        CheckpointSeen: _on(_checkpointed),
         RankExited: _on(_exited),
         CancelRequested: _on(_cancelled),
         ExpireRequested: _on(_expired),
@@ -402,6 +424,7 @@ _TABLE: Final[Mapping[JobState, Mapping[type, Handler | str]]] = {
         LaunchCommitted: _on(_committed),
         LaunchRefused: _on(_refused_stopping),
         RankStarted: _on(_started),
+        CheckpointSeen: _on(_checkpointed),
         RankExited: _on(_exited),
         CancelRequested: _on(_cancelled_stopping),
         ExpireRequested: "already_stopping",
@@ -422,6 +445,7 @@ _FINAL: Final[Mapping[type, str]] = {
     CancelRequested: "already_ended",
     ExpireRequested: "already_ended",
     NodeLost: "already_ended",
+    CheckpointSeen: "already_ended",
     AbsenceProven: "already_ended",
     PlatformStopping: "already_ended",
     IdleFound: "already_ended",

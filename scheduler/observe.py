@@ -16,8 +16,16 @@ from sqlalchemy.orm import Session
 
 from scheduler.changes import UnknownJobError, job_of, take
 from scheduler.dispatch.executor import ExecutorError, RefusedError, StaleEpochError
-from scheduler.dispatch.wire import AgentCode, AttemptEvent, AttemptStatus, OutputFile, RankExit, Signal
-from scheduler.facts import AbsenceProven, NodeLost, RankExited, RankStarted
+from scheduler.dispatch.wire import (
+    AgentCode,
+    AttemptEvent,
+    AttemptStatus,
+    EventKind,
+    OutputFile,
+    RankExit,
+    Signal,
+)
+from scheduler.facts import AbsenceProven, CheckpointSeen, NodeLost, RankExited, RankStarted
 from scheduler.fields import Fields
 from scheduler.launch import Leader
 from scheduler.lifecycle import KILL_AFTER_S, InvalidTransition
@@ -46,7 +54,7 @@ _logger = logging.getLogger(__name__)
 class Seen:
     """A fact about a rank, with the files it kept."""
 
-    fact: RankStarted | RankExited
+    fact: RankStarted | CheckpointSeen | RankExited
     outputs: tuple[OutputFile, ...] = ()
 
 
@@ -63,6 +71,8 @@ class LiveOnNode:
 def of_event(event: AttemptEvent) -> Seen:
     """The fact of an event."""
     attempt_id, at_ms = AttemptId(event.attempt_id), clock.to_ms(event.at)
+    if event.kind is EventKind.CHECKPOINTED:
+        return Seen(CheckpointSeen(attempt_id, event.rank, at_ms))
     if event.exit is None:
         return Seen(RankStarted(attempt_id, event.rank, at_ms))
     return _of_exit(attempt_id, event.rank, event.exit)
@@ -84,14 +94,16 @@ def _of_exit(attempt_id: AttemptId, rank: int, ended: RankExit) -> Seen:
 
 
 def of_status(status: AttemptStatus) -> list[Seen]:
-    """The facts of a listed attempt: each rank's start, and its end where it ended."""
+    """The facts of a listed attempt: each rank's start, its last checkpoint, and its end where it ended."""
     attempt_id = AttemptId(status.attempt_id)
     found: list[Seen] = []
     for rank in status.ranks:
+        if rank.exit is None and rank.started_at is not None:
+            found.append(Seen(RankStarted(attempt_id, rank.rank, clock.to_ms(rank.started_at))))
+        if rank.checkpoint_at is not None:
+            found.append(Seen(CheckpointSeen(attempt_id, rank.rank, clock.to_ms(rank.checkpoint_at))))
         if rank.exit is not None:
             found.append(_of_exit(attempt_id, rank.rank, rank.exit))
-        elif rank.started_at is not None:
-            found.append(Seen(RankStarted(attempt_id, rank.rank, clock.to_ms(rank.started_at))))
     return found
 
 

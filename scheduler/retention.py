@@ -12,8 +12,9 @@ from sqlalchemy.orm import Session
 from scheduler.changes import job_of
 from scheduler.dispatch.executor import ExecutorError, StaleEpochError
 from scheduler.launch import Leader
+from scheduler.model import FINAL_STATES
 from scheduler.snapshot import LIVE
-from scheduler.tables import AttemptRow
+from scheduler.tables import AttemptRow, JobRow
 from store import clock, journal, lease
 from store.engine import snapshot, transaction
 
@@ -26,7 +27,8 @@ _logger = logging.getLogger(__name__)
 def due(session: Session, before: datetime, limit: int = MAX_REMOVED) -> dict[str, tuple[str, ...]]:
     """Attempts that ended before an instant and are on their nodes still, with those nodes; the oldest first.
 
-    One with a rank on a node that is down waits for it, so that it stands in nobody's way.
+    One with a rank on a node that is down waits for it, so that it stands in nobody's way; one of a job that is to
+    run again stays, since what it saved goes with it.
     """
     reachable = text(
         "NOT EXISTS (SELECT 1 FROM jsonb_array_elements(attempts.ranks) AS held "
@@ -34,10 +36,12 @@ def due(session: Session, before: datetime, limit: int = MAX_REMOVED) -> dict[st
     )
     rows = session.execute(
         select(AttemptRow.id, AttemptRow.ranks)
+        .join(JobRow, JobRow.id == AttemptRow.job_id)
         .where(
             AttemptRow.removed_at.is_(None),
             AttemptRow.ended_at < before,
             AttemptRow.state.not_in(LIVE),
+            JobRow.state.in_(sorted(FINAL_STATES)),
             reachable,
         )
         .order_by(AttemptRow.ended_at, AttemptRow.id)

@@ -116,6 +116,7 @@ def new_rank(slot: Slot) -> Fields:
         "exit_code": None,
         "signal": None,
         "error": None,
+        "checkpoint_ms": None,
     }
 
 
@@ -151,6 +152,7 @@ def rank_view(rank: Mapping[str, object]) -> RankView:
         ended_ms=optional_integer(rank["ended_ms"]),
         exit_code=optional_integer(rank["exit_code"]),
         error=optional_text(rank["error"]),
+        checkpoint_ms=optional_integer(rank.get("checkpoint_ms")),
     )
 
 

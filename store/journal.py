@@ -65,6 +65,7 @@ KINDS: dict[str, str] = {
     "job.lost_nodes": "a job lost nodes more often than it may be tried again",
     "attempt.dispatched": "every agent of an attempt has its lease",
     "attempt.started": "a rank of an attempt runs",
+    "attempt.checkpointed": "a rank of an attempt saved its work",
     "attempt.preempting": "an attempt got notice: its GPUs are taken back for another job",
     "attempt.spared": "an attempt's notice was taken back: nobody waits for its GPUs any more",
     "attempt.stopping": "an attempt is being stopped, and why",

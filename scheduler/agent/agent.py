@@ -15,6 +15,7 @@ from pathlib import Path
 
 from scheduler.agent.attempts import Attempt, RankState
 from scheduler.agent.bundles import BundleStore
+from scheduler.agent.checkpoints import CheckpointFolders, CheckpointLook
 from scheduler.agent.config import AgentConfig
 from scheduler.agent.events import EventBook
 from scheduler.agent.holdings import Holdings
@@ -27,6 +28,7 @@ from scheduler.dispatch.limits import MAX_ATTEMPTS
 from scheduler.dispatch.wire import (
     AgentCode,
     AttemptStatus,
+    EventKind,
     EventPage,
     LaunchReceipt,
     Lease,
@@ -34,6 +36,7 @@ from scheduler.dispatch.wire import (
     NodeProbe,
     Prepared,
     PrepareRequest,
+    RankExit,
     Signal,
 )
 
@@ -60,7 +63,12 @@ class NodeAgent:
         self._state = StateDir(config.state)
         self._bundles = BundleStore(self._state.bundles)
         self._protections = survey(self._state.attempts, config.job_env, config.hidden)
-        self._launcher = Launcher(config.node, self._state, self._bundles, self._protections, config.job_env)
+        self._checkpoints = CheckpointFolders(config.checkpoints)
+        self._checkpoints.make()
+        self._checkpoint_look = CheckpointLook()
+        self._launcher = Launcher(
+            config.node, self._state, self._bundles, self._protections, config.job_env, self._checkpoints
+        )
         self._changed = threading.Condition()
         self._attempts = dict(self._load())
         gpus = (g.uuid for g in config.inventory.gpus)
@@ -82,6 +90,7 @@ class NodeAgent:
         with suppress(BlockingIOError):
             os.write(self._notify, b".")
         self._watcher.join()
+        self._checkpoint_look.close()
         os.close(self._notify)
         self._state.close()
 
@@ -198,6 +207,7 @@ class NodeAgent:
             attempt = Attempt(lease, committed_at, self._launcher.folder(lease.attempt_id), uid)
             for rank in lease.ranks:
                 state = RankState(RankFiles(attempt.folder, rank.rank))
+                state.load_seqs()
                 try:
                     state.starting = self._launcher.start(lease.attempt_id, rank.rank)
                 except OSError:
@@ -301,6 +311,7 @@ class NodeAgent:
             del self._attempts[attempt_id]
             self._events.forget(attempt)
         self._state.discard(attempt.folder)
+        self._checkpoints.forget(attempt_id, attempt.lease.job_id)
 
     # What the methods above share; all but `_watch` are called with the lock held.
 
@@ -360,21 +371,37 @@ class NodeAgent:
         if end is None and not is_starting:
             end = rank.find_lost()
         started_at = rank.read_start() if rank.started_at is None else None
-        if started_at is None and end is None:
+        saved_at = self._checkpoint(attempt, number, rank, end)
+        if started_at is None and end is None and saved_at is None:
             return
         with self._changed:
             name = attempt.lease.attempt_id
             if started_at is not None:
                 rank.started_seq = rank.started_seq or self._events.next_seq()
+            if saved_at is not None:
+                self._events.drop(rank.checkpoint.seq)
+                rank.checkpoint.tell(self._events.next_seq(), saved_at)
             if end is not None:
                 rank.exited_seq = rank.exited_seq or self._events.next_seq()
             rank.save_seqs()
             if started_at is not None and rank.started_seq is not None:
                 rank.started_at = started_at
-                self._events.publish(rank.started_seq, name, number, started_at, None)
+                self._events.publish(rank.started_seq, name, number, started_at)
+            if saved_at is not None and rank.checkpoint.seq is not None:
+                self._events.publish(rank.checkpoint.seq, name, number, saved_at, EventKind.CHECKPOINTED)
             if end is not None and rank.exited_seq is not None:
                 rank.exit = end
-                self._events.publish(rank.exited_seq, name, number, end.ended_at, end)
+                self._events.publish_exit(rank.exited_seq, name, number, end)
+
+    def _checkpoint(
+        self, attempt: Attempt, number: int, rank: RankState, end: RankExit | None
+    ) -> datetime | None:
+        """The checkpoint of a rank that is to be told now: what it saved in its last moments too."""
+        at = datetime.now(UTC)
+        folder = self._checkpoints.folder(attempt.lease.job_id, number)
+        seen_at = at if end is None else min(at, end.ended_at)
+        rank.checkpoint.see(self._checkpoint_look.newest_ns(folder), seen_at)
+        return rank.checkpoint.due(at, has_ended=end is not None)
 
 
 def _receipt(attempt: Attempt) -> LaunchReceipt:

@@ -15,6 +15,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from scheduler.agent import procfs
+from scheduler.agent.checkpoints import CheckpointState
 from scheduler.agent.launching import RankFiles
 from scheduler.agent.state import write_json
 from scheduler.dispatch.fields import Fields, WireError
@@ -38,9 +39,10 @@ class RankState:
     started_seq: int | None = None
     exited_seq: int | None = None
     starting: subprocess.Popen[bytes] | None = None
+    checkpoint: CheckpointState = field(default_factory=CheckpointState)
 
     def load_seqs(self) -> None:
-        """Read the numbers given before the agent's restart.
+        """Read the numbers given before, and what was seen of its checkpoints.
 
         Raises:
             WireError: the file is damaged.
@@ -49,6 +51,11 @@ class RankState:
             f = Fields(json.loads(self.files.seqs.read_text("utf-8")))
             self.started_seq = f.optional_integer("started", 1, MAX_INT)
             self.exited_seq = f.optional_integer("exited", 1, MAX_INT)
+            self.checkpoint = CheckpointState(
+                newest_ns=f.optional_integer("newest_ns", 0, MAX_INT) or 0,
+                reported_at=None if f.raw("checkpoint_at") is None else f.instant("checkpoint_at"),
+                seq=f.optional_integer("checkpointed", 1, MAX_INT),
+            )
 
     def save_seqs(self) -> None:
         """Keep the numbers.
@@ -56,7 +63,14 @@ class RankState:
         Raises:
             OSError: the file system fails.
         """
-        numbers = {"started": self.started_seq, "exited": self.exited_seq}
+        saved = self.checkpoint
+        numbers = {
+            "started": self.started_seq,
+            "exited": self.exited_seq,
+            "checkpointed": saved.seq,
+            "checkpoint_at": None if saved.reported_at is None else saved.reported_at.timestamp(),
+            "newest_ns": saved.newest_ns,
+        }
         write_json(self.files.seqs, numbers, is_durable=False)
 
     def is_starting(self) -> bool:
@@ -222,5 +236,8 @@ class Attempt:
             epoch=self.lease.epoch,
             committed_at=self.committed_at,
             gpu_uuids=self.gpu_uuids,
-            ranks=tuple(RankStatus(n, r.started_at, r.exit) for n, r in sorted(self.ranks.items())),
+            ranks=tuple(
+                RankStatus(n, r.started_at, r.exit, r.checkpoint.reported_at)
+                for n, r in sorted(self.ranks.items())
+            ),
         )

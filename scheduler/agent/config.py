@@ -30,3 +30,8 @@ class AgentConfig:
     inventory: GpuInventory
     labels: Mapping[str, str]
     hidden: tuple[Path, ...] = ()
+
+    @property
+    def checkpoints(self) -> Path:
+        """Where jobs save their work: beside the states of the machine's nodes, and shared with them."""
+        return self.state.parent / ".checkpoints"

@@ -36,15 +36,22 @@ class EventBook:
         name = attempt.lease.attempt_id
         for number, rank in attempt.ranks.items():
             if rank.started_seq is not None and rank.started_at is not None:
-                self.publish(rank.started_seq, name, number, rank.started_at, None)
+                self.publish(rank.started_seq, name, number, rank.started_at)
+            saved = rank.checkpoint
+            if saved.seq is not None and saved.reported_at is not None:
+                self.publish(saved.seq, name, number, saved.reported_at, EventKind.CHECKPOINTED)
             if rank.exited_seq is not None and rank.exit is not None:
-                self.publish(rank.exited_seq, name, number, rank.exit.ended_at, rank.exit)
+                self.publish_exit(rank.exited_seq, name, number, rank.exit)
 
     def forget(self, attempt: Attempt) -> None:
         """Drop the events of an attempt that is removed."""
         for rank in attempt.ranks.values():
-            for seq in (rank.started_seq, rank.exited_seq):
-                self._events.pop(seq or 0, None)
+            for seq in (rank.started_seq, rank.checkpoint.seq, rank.exited_seq):
+                self.drop(seq)
+
+    def drop(self, seq: int | None) -> None:
+        """Drop an event, if there is one, that another took the place of."""
+        self._events.pop(seq or 0, None)
 
     def next_seq(self) -> int:
         """A number never given before.
@@ -56,18 +63,27 @@ class EventBook:
         self.latest_seq += 1
         return self.latest_seq
 
-    def publish(self, seq: int, attempt_id: str, rank: int, at: datetime, end: RankExit | None) -> None:
-        """Show an event; its number must be kept on disk before."""
-        kind = EventKind.STARTED if end is None else EventKind.EXITED
-        self._events[seq] = AttemptEvent(
-            seq=seq, attempt_id=attempt_id, rank=rank, kind=kind, at=at, exit=end
+    def publish(
+        self, seq: int, attempt_id: str, rank: int, at: datetime, kind: EventKind = EventKind.STARTED
+    ) -> None:
+        """Show that a rank started or saved its work; the number must be kept on disk before."""
+        self._show(AttemptEvent(seq=seq, attempt_id=attempt_id, rank=rank, kind=kind, at=at))
+
+    def publish_exit(self, seq: int, attempt_id: str, rank: int, end: RankExit) -> None:
+        """Show a rank's end; the number must be kept on disk before."""
+        kind = EventKind.EXITED
+        self._show(
+            AttemptEvent(seq=seq, attempt_id=attempt_id, rank=rank, kind=kind, at=end.ended_at, exit=end)
         )
+
+    def _show(self, event: AttemptEvent) -> None:
+        self._events[event.seq] = event
         self._changed.notify_all()
 
     def page(self, after: int, wait_s: float) -> EventPage:
         """Events numbered above `after`, in order; waits up to `wait_s` [s] for the first.
 
-        Costs a pass over the events on record: as many as ranks not yet removed, times two.
+        Costs a pass over the events on record: as many as ranks not yet removed, times three.
         """
         deadline = time.monotonic() + wait_s
         while True:

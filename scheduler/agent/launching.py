@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from scheduler.agent.bundles import BundleStore
+from scheduler.agent.checkpoints import CheckpointFolders, newest_ns
 from scheduler.agent.isolation import Protections
 from scheduler.agent.spec import Spec
 from scheduler.agent.state import StateDir, sync_folder, write_json
@@ -95,6 +96,7 @@ class Launcher:
         bundles: its bundles.
         protections: what every rank gets.
         job_env: the environment ranks run in.
+        checkpoints: where jobs save their work.
     """
 
     node: str
@@ -102,6 +104,7 @@ class Launcher:
     bundles: BundleStore
     protections: Protections
     job_env: Path
+    checkpoints: CheckpointFolders
 
     def folder(self, attempt_id: str) -> Path:
         """Where an attempt's files are."""
@@ -143,6 +146,9 @@ class Launcher:
         if uid is not None:
             for path in (here.scratch, *here.scratch.rglob("*")):
                 os.chown(path, uid, uid)
+        saved = self.checkpoints.open(lease.attempt_id, lease.job_id, rank.rank, uid)
+        # What former attempts saved is no checkpoint of this one.
+        write_json(here.seqs, {"newest_ns": newest_ns(saved)}, is_durable=False)
         os.mkfifo(here.control, 0o600)
         # A short path: sockets below it (Ray's, multiprocessing's) have at most 107 characters.
         link = Path(tempfile.gettempdir()) / f"kz-{secrets.token_hex(6)}"
@@ -173,7 +179,11 @@ class Launcher:
             "memory_bytes": lease.memory_bytes_per_rank,
             "isolation": self.protections.isolation(uid),
             "read": list(self.protections.read),
-            "write": [str(files.scratch), *self.protections.devices],
+            "write": [
+                str(files.scratch),
+                str(self.checkpoints.folder(lease.job_id, rank.rank)),
+                *self.protections.devices,
+            ],
             "hidden": list(self.protections.hidden),
         }
 
@@ -200,6 +210,7 @@ class Launcher:
             "KEZEK_RANK": number,
             "KEZEK_WORLD_SIZE": world,
             "KEZEK_GPUS": str(len(rank.gpu_uuids)),
+            "KEZEK_CHECKPOINTS": str(self.checkpoints.folder(lease.job_id, rank.rank)),
             "KEZEK_FLAVOR": lease.flavor,
             "KEZEK_SIMULATED": "1" if lease.simulated else "0",
             "CUDA_VISIBLE_DEVICES": gpus,

@@ -24,6 +24,7 @@ class EventKind(StrEnum):
     """What happened to a rank."""
 
     STARTED = "started"
+    CHECKPOINTED = "checkpointed"
     EXITED = "exited"
 
 
@@ -132,7 +133,7 @@ class AttemptEvent:
         attempt_id: the attempt.
         rank: the rank.
         kind: what happened.
-        at: the agent's clock.
+        at: the agent's clock; of a checkpoint when the agent saw it.
         exit: how the rank ended, for ``exited``.
     """
 
@@ -218,11 +219,12 @@ class EventPage:
 
 @dataclass(frozen=True, slots=True)
 class RankStatus:
-    """A rank as the agent knows it now: `exit` None means it is alive."""
+    """A rank as the agent knows it now: `exit` None means it is alive; `checkpoint_at` is its last one reported."""
 
     rank: int
     started_at: datetime | None
     exit: RankExit | None
+    checkpoint_at: datetime | None = None
 
     def to_json(self) -> dict[str, object]:
         """The wire form."""
@@ -230,6 +232,7 @@ class RankStatus:
             "rank": self.rank,
             "started_at": None if self.started_at is None else self.started_at.timestamp(),
             "exit": None if self.exit is None else self.exit.to_json(),
+            "checkpoint_at": None if self.checkpoint_at is None else self.checkpoint_at.timestamp(),
         }
 
     @classmethod
@@ -244,6 +247,7 @@ class RankStatus:
             f.integer("rank", 0, MAX_WORLD_SIZE - 1),
             None if f.raw("started_at") is None else f.instant("started_at"),
             None if f.raw("exit") is None else RankExit.from_json(f.raw("exit"), f"{where}.exit"),
+            None if f.raw("checkpoint_at") is None else f.instant("checkpoint_at"),
         )
 
 

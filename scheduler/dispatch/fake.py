@@ -77,6 +77,7 @@ class _Run:
     committed_at: datetime
     script: Script
     exits: dict[int, RankExit] = field(default_factory=dict)
+    checkpoints: dict[int, datetime] = field(default_factory=dict)
 
 
 @dataclass(slots=True)
@@ -251,6 +252,13 @@ class FakeExecutor:
             for rank in run.lease.ranks:
                 self._end(self._node(node), run, rank.rank, exit_code, None)
 
+    def checkpoint(self, node: str, attempt_id: str, rank: int, at: datetime) -> None:
+        """Let a rank save its work, as its agent sees it at an instant."""
+        with self._lock:
+            run = self._run(node, attempt_id)
+            run.checkpoints[rank] = at
+            self._append(self._node(node), run, rank, EventKind.CHECKPOINTED, at)
+
     def _now(self) -> datetime:
         if self._at is not None:
             return self._at()
@@ -312,15 +320,17 @@ class FakeExecutor:
         self._tell(n, run, rank, end)
 
     def _tell(self, n: _Node, run: _Run, rank: int, end: RankExit | None) -> None:
+        if end is None:
+            self._append(n, run, rank, EventKind.STARTED, run.committed_at)
+        else:
+            self._append(n, run, rank, EventKind.EXITED, end.ended_at)
+
+    @staticmethod
+    def _append(n: _Node, run: _Run, rank: int, kind: EventKind, at: datetime) -> None:
         n.last_seq += 1
-        event = AttemptEvent(
-            seq=n.last_seq,
-            attempt_id=run.lease.attempt_id,
-            rank=rank,
-            kind=EventKind.STARTED if end is None else EventKind.EXITED,
-            at=run.committed_at if end is None else end.ended_at,
-            exit=end,
-        )
+        end = run.exits[rank] if kind is EventKind.EXITED else None
+        name = run.lease.attempt_id
+        event = AttemptEvent(seq=n.last_seq, attempt_id=name, rank=rank, kind=kind, at=at, exit=end)
         n.events.append(event)
 
 
@@ -335,5 +345,8 @@ def _status(run: _Run) -> AttemptStatus:
         epoch=run.lease.epoch,
         committed_at=run.committed_at,
         gpu_uuids=_gpus(run.lease),
-        ranks=tuple(RankStatus(r.rank, run.committed_at, run.exits.get(r.rank)) for r in run.lease.ranks),
+        ranks=tuple(
+            RankStatus(r.rank, run.committed_at, run.exits.get(r.rank), run.checkpoints.get(r.rank))
+            for r in run.lease.ranks
+        ),
     )

@@ -12,6 +12,7 @@ from scheduler.facts import (
     AbsenceProven,
     Admitted,
     CancelRequested,
+    CheckpointSeen,
     ExpireRequested,
     Finish,
     IdleFound,
@@ -60,6 +61,10 @@ def refused(code="GPU_BUSY", *, is_absent=True, at_ms=12_000, number=1):
 
 def rank_started(rank, at_ms=11_000, number=1):
     return RankStarted(f"7-{number}", rank, at_ms)
+
+
+def saved(rank, at_ms=15_000, number=1):
+    return CheckpointSeen(f"7-{number}", rank, at_ms)
 
 
 def rank_exited(rank, at_ms=20_000, *, number=1, **how):
@@ -331,12 +336,25 @@ def test_facts_in_the_wrong_order_lead_to_the_same_end():
     assert run(admit(), rank_started(1), unstarted).job.attempt.committed_ms == 11_000
 
 
+@pytest.mark.parametrize("before", [(admit(),), RUNNING, (*RUNNING, CANCEL)])
+def test_a_checkpoint_is_kept_with_its_rank_and_changes_nothing_else(before):
+    job = run(*before).job
+    found = run(saved(1), saved(1, 16_000), job=job)
+    assert found.effects == ()
+    assert [rank.checkpoint_ms for rank in found.job.attempt.ranks] == [None, 16_000]
+    assert replace(found.job, attempt=job.attempt) == job
+    assert found.job.attempt.committed_ms == job.attempt.committed_ms
+
+
 IGNORED = [
     ("duplicate", RUNNING, admit()),
     ("duplicate", RUNNING, committed(10_000)),
     ("duplicate", RUNNING, committed(10_001)),
     ("duplicate", RUNNING, rank_started(1)),
     ("duplicate", (*RUNNING, rank_exited(0)), rank_exited(0)),
+    ("duplicate", (*RUNNING, saved(0)), saved(0)),
+    ("duplicate", (*RUNNING, saved(0)), saved(0, 14_999)),
+    ("out_of_order", (*RUNNING, rank_exited(0)), saved(0)),
     ("not_running", (), LOST),
     ("not_on_node", RUNNING, NodeLost("n9", 1)),
     ("already_ended", (*RUNNING, rank_exited(1)), LOST),
@@ -364,6 +382,7 @@ OF_THE_ATTEMPT = [
     committed(),
     refused(),
     rank_started(0),
+    saved(0),
     rank_exited(0),
     EXPIRE,
     ABSENT,
@@ -388,6 +407,7 @@ IMPOSSIBLE = [
     ("another job's", RUNNING, RankStarted("7-x", 0, 1)),
     ("no such rank", RUNNING, rank_started(2)),
     ("no such rank", RUNNING, rank_exited(2)),
+    ("no such rank", RUNNING, saved(2)),
     ("not committed", (admit(),), EXPIRE),
 ]
 

@@ -9,7 +9,7 @@ from sqlalchemy import select
 
 from quota import service as quota
 from quota.policy import parse_policy
-from scheduler import acts, jobs, notices, sampling
+from scheduler import acts, jobs, notices, observe, sampling
 from scheduler.explaining import preview_policy
 from scheduler.fields import ActKind, DependencyKind
 from scheduler.journal_trace import read_journal
@@ -114,6 +114,91 @@ def test_a_job_borrows_is_taken_back_waits_again_and_ends(shared):
         world.finish(job_id)
     world.hear()
     assert [world.state(job_id) for job_id in (own, borrower, owner)] == [JobState.COMPLETED] * 3
+    world.check()
+
+
+def borrow_twice(world):
+    """Science fills its half and borrows the other with two jobs of four GPUs."""
+    own = world.submit(8, 7_200)
+    borrowers = [world.submit(4, 7_200), world.submit(4, 7_200)]
+    world.turn()
+    classes = [attempt(world, job_id).share_class for job_id in (own, *borrowers)]
+    assert classes == ["entitled", "borrowed", "borrowed"]
+    return borrowers
+
+
+def save(world, job_id, after_s, rank=0):
+    """A rank saves its work so long after its attempt's commit, as its agent sees it."""
+    row = attempt(world, job_id)
+    at = row.committed_at + timedelta(seconds=after_s)
+    world.executor.checkpoint(world.view(job_id).slots[rank].node, row.id, rank, at)
+    world.hear()
+    return clock.to_ms(at)
+
+
+def test_the_borrower_that_saved_its_work_last_gives_way_and_is_given_back_what_came_after(shared):
+    world = shared
+    first, second = borrow_twice(world)
+    # Without checkpoints the younger one of the two would go; the older one has saved its work.
+    saved_ms = save(world, first, 900)
+    owner = of_owner(world, 4)
+    applied = world.turn(later_s=1_000)
+    assert applied.preempting == (attempt(world, first).id,)
+    assert "attempt.checkpointed" in world.kinds(first)
+    assert "attempt.checkpointed" not in world.kinds(second)
+    saved_again_ms = save(world, first, 1_010)  # on the notice's signal
+    world.check()
+    world.turn(later_s=1_000 + GRACE_S + 1)
+    ended = attempt(world, first)
+    assert (ended.state, ended.ranks[0]["checkpoint_ms"]) == ("PREEMPTED", saved_again_ms)
+    assert saved_again_ms > saved_ms
+    since_s = -(-(clock.to_ms(ended.stop_at) - saved_again_ms) // 1_000)
+    assert ended.refunded_s == 4 * since_s
+    assert 0 < since_s < GRACE_S
+    assert ended.used_s > 4 * 1_000
+    view = world.view(first)
+    assert view.gpu_seconds == ended.used_s - ended.refunded_s  # what was saved is paid for
+    world.turn(later_s=1_000 + GRACE_S + 2)
+    assert world.state(owner) is JobState.RUNNING
+    assert world.state(second) is JobState.RUNNING
+    world.check()
+
+
+def test_without_a_checkpoint_the_younger_one_gives_way_and_all_is_given_back(shared):
+    world = shared
+    _, second = borrow_twice(world)
+    of_owner(world, 4)
+    assert world.turn(later_s=1_000).preempting == (attempt(world, second).id,)
+    world.turn(later_s=1_000 + GRACE_S + 1)
+    ended = attempt(world, second)
+    assert ended.refunded_s == ended.used_s > 0
+    world.check()
+
+
+def test_a_gangs_checkpoint_is_as_old_as_its_oldest_part(shared):
+    world = shared
+    gang = world.submit(8, 7_200, nodes=2)
+    world.turn()
+
+    def known():
+        with snapshot(world.engine) as session:
+            policy = quota.policy_in_force(session, clock.now())
+            return load(session, clock.now(), policy).live[0].checkpoint_ms
+
+    assert known() is None
+    first_ms = save(world, gang, 100, rank=1)
+    assert known() == first_ms  # one rank may save for all
+    second_ms = save(world, gang, 110, rank=0)
+    assert known() == first_ms
+    save(world, gang, 200, rank=1)
+    assert known() == second_ms
+    # A scheduler that missed the events learns of it from the list.
+    node = world.view(gang).slots[0].node
+    world.executor._nodes[node].events.clear()
+    third = attempt(world, gang).committed_at + timedelta(seconds=210)
+    world.executor._nodes[node].runs[f"{gang}-1"].checkpoints[0] = third
+    observe.relist(world.leader, node)
+    assert attempt(world, gang).ranks[0]["checkpoint_ms"] == clock.to_ms(third)
     world.check()
 
 

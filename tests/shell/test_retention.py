@@ -7,6 +7,7 @@ import pytest
 from scheduler import jobs, retention
 from scheduler.dispatch.executor import StaleEpochError
 from scheduler.dispatch.fake import Script
+from scheduler.model import JobState
 from scheduler.service import SchedulerService, SchedulerSettings
 from store import clock, journal
 from store.engine import snapshot, transaction
@@ -68,6 +69,19 @@ def test_a_node_that_is_down_is_waited_for(world):
     world.lose(node)
     assert removed(world.leader, later()) == 0
     world.regain(node)
+    assert removed(world.leader, later()) == 1
+
+
+def test_a_job_that_is_to_run_again_keeps_what_its_last_attempt_saved(world):
+    job = world.submit(1, 600)
+    world.turn()
+    node = world.view(job).slots[0].node
+    world.lose(node)
+    world.regain(node)
+    world.hear()
+    assert world.state(job) is JobState.PENDING
+    assert removed(world.leader, later()) == 0
+    world.cancel(job)
     assert removed(world.leader, later()) == 1
 
 
