@@ -362,7 +362,7 @@ def test_a_process_serves_what_it_measures_of_itself(token: str | None, given: s
     Counter("turns", "Turns.", registry=registry).inc(3)
     page = RegistryServer(listen_address("127.0.0.1:0", token, "X"), registry, token)
     page.start()
-    request = urllib.request.Request(  # noqa: S310 (our own page on loopback)
+    request = urllib.request.Request(
         f"http://127.0.0.1:{page.server_port}/metrics", headers={"Authorization": f"Bearer {given}"}
     )
     try:
