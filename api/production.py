@@ -62,6 +62,10 @@ def faults(process: str, settings: Settings) -> Iterator[str]:
         yield from _listener(settings)
     if process == "scheduler" and settings.exporters and not settings.exporter_token:
         yield "KEZEK_EXPORTER_TOKEN is missing, and the exporters ask for it"
+    if process == "scheduler" and _is_open(settings.scheduler_metrics) and not settings.metrics_token:
+        yield (
+            f"KEZEK_METRICS_TOKEN is missing, and others reach the scheduler's metrics at {settings.scheduler_metrics}"
+        )
     for name in ("agent_secret", "ray_token", "metrics_token", "exporter_token"):
         secret = getattr(settings, name)
         if secret and len(secret) < MIN_SECRET_CHARS:
@@ -76,6 +80,10 @@ def _listener(settings: Settings) -> Iterator[str]:
             f"KEZEK_METRICS_TOKEN is missing, and others reach the API at {settings.listen_host}: its /metrics would "
             "be open"
         )
+
+
+def _is_open(listen: str) -> bool:
+    return bool(listen) and not _is_loopback(listen.rpartition(":")[0])
 
 
 def _is_loopback(host: str) -> bool:

@@ -12,19 +12,18 @@ from importlib.metadata import version
 from pathlib import Path
 from types import FrameType
 from typing import cast
-from wsgiref.simple_server import WSGIServer
 
 import uvicorn
 from fastapi import FastAPI
-from prometheus_client import CollectorRegistry, disable_created_metrics, start_http_server
+from prometheus_client import CollectorRegistry, disable_created_metrics
 from sqlalchemy import Engine
 from sqlalchemy.exc import DBAPIError
 
 from api.app import create_app
 from metrics.allocated import Allocated
 from metrics.controlplane import ControlPlane
-from metrics.exporter_http import loopback_address
 from metrics.idle_watch import IdleWatch
+from metrics.metrics_http import RegistryServer, listen_address
 from metrics.sampler import Sampler
 from metrics.scheduling import CallFigures, CyclePhases
 from products.registers_collector import DocumentsDue
@@ -158,7 +157,7 @@ def schedule(engine: Engine, settings: Settings, database_url: str, head_file: P
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, end)
     try:
-        page = _serve_metrics(settings.scheduler_metrics, registry)
+        page = _serve_metrics(settings, registry)
     except (ValueError, OSError) as error:
         _logger.error("KEZEK_SCHEDULER_METRICS: %s", error)  # noqa: TRY400 - it says everything
         return EXIT_SETTING
@@ -184,7 +183,7 @@ def schedule(engine: Engine, settings: Settings, database_url: str, head_file: P
         watching.join()
         sampler.close()
         if page is not None:
-            page.shutdown()
+            page.stop()
     return 0
 
 
@@ -194,18 +193,20 @@ def _registry() -> CollectorRegistry:
     return CollectorRegistry()
 
 
-def _serve_metrics(listen: str, registry: CollectorRegistry) -> WSGIServer | None:
+def _serve_metrics(settings: Settings, registry: CollectorRegistry) -> RegistryServer | None:
     """Serve this process's metrics where the setting says; None if nowhere.
 
     Raises:
-        ValueError: not a loopback HOST:PORT.
+        ValueError: not HOST:PORT, or one that others reach without a token.
         OSError: the address is taken.
     """
-    if not listen:
+    if not settings.scheduler_metrics:
         return None
-    host, port = loopback_address(listen)
-    server, _ = start_http_server(port, host, registry)
-    return server
+    token = settings.metrics_token or None
+    address = listen_address(settings.scheduler_metrics, token, "KEZEK_METRICS_TOKEN_FILE")
+    page = RegistryServer(address, registry, token)
+    page.start()
+    return page
 
 
 def _seal(engine: Engine, head_file: Path, wait: Callable[[float], bool]) -> None:

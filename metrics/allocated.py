@@ -2,20 +2,21 @@
 
 ``kezek_gpu_allocation_info`` has one series per held GPU, so the inventory bounds it; job and project stand on
 it alone and telemetry is joined by UUID. Balances are shown for projects with a grant in force, up to
-``MAX_PROJECTS``; how many were left out is shown too. Nothing is kept in the process.
+``MAX_PROJECTS``; how many were left out is shown too. A reading serves the scrapes of ``metrics.cached.CACHE_S``.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+import time
+from collections.abc import Callable, Iterator
 from datetime import datetime
 from typing import Final
 
 from prometheus_client.core import GaugeMetricFamily, Metric
-from prometheus_client.registry import Collector
 from sqlalchemy import Engine, func, select
 from sqlalchemy.orm import Session
 
+from metrics.cached import CachedCollector
 from quota.tables import BalanceRow, GrantRow
 from scheduler.tables import AllocationRow, AttemptRow, JobRow
 from store.engine import snapshot
@@ -25,27 +26,30 @@ from tenants.tables import OrganisationRow, ProjectRow
 MAX_PROJECTS: Final = 500
 
 
-class Allocated(Collector):
+class Allocated(CachedCollector):
     """Collector over the tables; register it where ``/metrics`` is served.
 
     Args:
         engine: The platform's database.
         clock: Now, aware UTC: which grants are in force.
+        elapsed_s: A clock that never goes back [s].
     """
 
-    def __init__(self, engine: Engine, clock: Callable[[], datetime]) -> None:
+    def __init__(
+        self,
+        engine: Engine,
+        clock: Callable[[], datetime],
+        *,
+        elapsed_s: Callable[[], float] = time.monotonic,
+    ) -> None:
+        super().__init__(elapsed_s)
         self._engine = engine
         self._clock = clock
 
-    def describe(self) -> Iterable[Metric]:
-        """Name nothing in advance, so that registering reads no database."""
-        return ()
-
-    def collect(self) -> Iterator[Metric]:
-        """Read every family in one snapshot of the database."""
+    def read(self) -> tuple[Metric, ...]:
+        """Every family, of one snapshot of the database."""
         with snapshot(self._engine) as session:
-            families = [_allocations(session), *_balances(session, self._clock())]
-        yield from families
+            return (_allocations(session), *_balances(session, self._clock()))
 
 
 def _allocations(session: Session) -> Metric:

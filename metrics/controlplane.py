@@ -1,26 +1,25 @@
 """Control-plane metrics: what the scheduler's tables say when they are scraped.
 
 Every figure is read from the database, so any process may serve it and a restart loses nothing; families are shared
-by the scrapes of CACHE_S, for the page needs no token and must not let anybody load the database. Label values are
-queues of the policy, states, flavors and quantiles: their number is bounded by the policy and the inventory, never
-by jobs or users. The labels job, instance, pod, namespace and service are the scraper's own and not used here.
+by the scrapes of `metrics.cached.CACHE_S`, for the page may need no token and must not let anybody load the database.
+Label values are queues of the policy, states, flavors and quantiles: their number is bounded by the policy and the
+inventory, never by jobs or users. The labels job, instance, pod, namespace and service are the scraper's own and not
+used here.
 """
 
 from __future__ import annotations
 
-import math
-import threading
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from datetime import datetime
 from typing import Final
 
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
-from prometheus_client.registry import Collector
 from sqlalchemy import Engine, func, select, text
 from sqlalchemy.orm import Session
 
 from metrics.bounded import bounded
+from metrics.cached import CachedCollector
 from metrics.quota_figures import quota_families
 from quota.service import NoPolicyError, policy_in_force
 from scheduler.apply import LEASE
@@ -44,18 +43,14 @@ CYCLES: Final = 500
 QUANTILES: Final = (50, 95, 99)
 """Percentiles of the cycle's duration."""
 
-CACHE_S: Final = 5.0
-"""Age up to which one reading serves further scrapes [s]: a third of the common scrape interval of 15 s."""
-
 STATES: Final = (JobState.PENDING.value, *LIVE)
 """States in which jobs are counted: those that wait and those that hold GPUs."""
 
 
-class ControlPlane(Collector):
+class ControlPlane(CachedCollector):
     """Collector over the tables; register it where `/metrics` is served.
 
-    Cost of a reading: O(jobs) for the cumulative figures (two grouped scans), everything else is small. There is at
-    most one reading at a time and one per CACHE_S, however many scrape.
+    Cost of a reading: O(jobs) for the cumulative figures (two grouped scans), everything else is small.
 
     Args:
         engine: the database.
@@ -63,26 +58,11 @@ class ControlPlane(Collector):
     """
 
     def __init__(self, engine: Engine, *, elapsed_s: Callable[[], float] = time.monotonic) -> None:
+        super().__init__(elapsed_s)
         self._engine = engine
-        self._elapsed_s = elapsed_s
-        self._lock = threading.Lock()
-        self._families: tuple[Metric, ...] = ()
-        self._fresh_until_s = -math.inf
 
-    def describe(self) -> Iterable[Metric]:
-        """Name nothing in advance, so that registering reads no database."""
-        return ()
-
-    def collect(self) -> Iterator[Metric]:
-        """Every family, of one snapshot of the database at most CACHE_S old."""
-        with self._lock:  # who waits here finds the families that the one before read
-            if self._elapsed_s() >= self._fresh_until_s:
-                self._families = self._read()
-                self._fresh_until_s = self._elapsed_s() + CACHE_S
-            families = self._families
-        yield from families
-
-    def _read(self) -> tuple[Metric, ...]:
+    def read(self) -> tuple[Metric, ...]:
+        """Every family, of one snapshot of the database."""
         at = clock.now()
         with snapshot(self._engine) as session:
             queues = _queues_in_force(session, at)

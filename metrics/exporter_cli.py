@@ -20,8 +20,9 @@ from prometheus_client.exposition import generate_latest
 from metrics import exporter_settings
 from metrics.agentstate import AgentState
 from metrics.exporter import Exporter, GpuCollector, NodeSpec, collection_limit_s
-from metrics.exporter_http import ExporterServer, loopback_address
+from metrics.exporter_http import ExporterServer
 from metrics.exporter_settings import ExporterSettings
+from metrics.metrics_http import listen_address
 from metrics.nvml import MAX_GPUS_PER_NODE, GpuSource, open_source
 from metrics.podresources import lister
 from metrics.simulated import Holders, SimulatedGpu, SimulatedSource, simulated_uuid, utc_now
@@ -52,7 +53,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             level=settings.log_level, stream=sys.stderr, format="exporter: %(levelname)s %(message)s"
         )
         exporter_settings.check_listener(options.listen, settings.token, is_production=settings.is_production)
-        address = loopback_address(options.listen, is_any_allowed=settings.token is not None)
+        address = listen_address(options.listen, settings.token, "KEZEK_EXPORTER_TOKEN_FILE")
         exporter = Exporter(_nodes(options))
     except (ValueError, SimulationFileError) as error:
         sys.stderr.write(f"exporter: {error}\n")

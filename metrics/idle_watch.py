@@ -96,6 +96,7 @@ class IdleWatch:
         self._engine = engine
         self._now = now
         self._holder = holder
+        self._held: lease.Held | None = None
 
     def tick(self) -> int:
         """Look at every running attempt once.
@@ -106,6 +107,7 @@ class IdleWatch:
         at = clock.from_ms(clock.to_ms(self._now()))
         with transaction(self._engine) as session:
             held = lease.acquire(session, LEASE, self._holder, at=at, ttl_s=LEASE_TTL_S)
+            self._held = held
             if held is None:
                 return 0
             policy = idle_policy.in_force(session)
@@ -120,7 +122,7 @@ class IdleWatch:
         return done
 
     def run(self, stop: threading.Event, interval_s: float = INTERVAL_S) -> None:
-        """Tick until told to stop; a database that is away delays notices, nothing else.
+        """Tick until told to stop, then give the lease back; a database that is away delays notices, nothing else.
 
         Args:
             stop: Ends the loop.
@@ -133,6 +135,17 @@ class IdleWatch:
                 _logger.warning("idle jobs were not looked after: %s", error.orig)
             except lease.StaleEpochError as error:
                 _logger.warning("%s", error)
+        try:
+            self.release()
+        except OperationalError as error:
+            _logger.warning("the idle watch's lease runs out by itself: %s", error.orig)
+
+    def release(self) -> None:
+        """Give the lease back, so that the next process need not wait for it to run out."""
+        if self._held is not None:
+            with transaction(self._engine) as session:
+                lease.release(session, self._held, at=self._now())
+            self._held = None
 
 
 def running(

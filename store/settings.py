@@ -201,8 +201,8 @@ class Settings(BaseSettings):
     )
     scheduler_metrics: str = Field(
         default="",
-        description="Loopback HOST:PORT where the scheduler serves its process's metrics; empty: nowhere.",
-        json_schema_extra=_ABSENT,
+        description="HOST:PORT where the scheduler serves its process's metrics; empty: nowhere.",
+        json_schema_extra=_MANAGED,
     )
     log_level: str = Field(default="INFO", description="Level of the processes' own logs.")
 

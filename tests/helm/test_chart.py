@@ -104,6 +104,7 @@ def test_the_schema_check_finds_a_fault():
         ((*NEEDED, "--set", "ray.mode=other"), "mode"),
         ((*NEEDED, "--set", "ray.mode=external"), "ray.external.address"),
         ((*NEEDED, "--set", "ray.mode=external,ray.external.address=ray:6379"), "ray.external.cidrs"),
+        ((*NEEDED, "--set", "exporter.processes=true"), "exporter.processes"),
         ((*NEEDED, "--set", "ingress.enabled=true,ingress.host=a.kz"), "ingress.tlsSecret"),
         ((*NEEDED, "--set", "gateway.enabled=true"), "gateway.name"),
         ((*NEEDED, "--set", "api.resources.limits.gpu=1"), "gpu"),

@@ -9,14 +9,19 @@ import pytest
 from tests.helm.conftest import NEEDED, containers, pods, things
 
 COMPONENT = "app.kubernetes.io/component"
+ON_GPU_NODES = {"DaemonSet/kezek-nodes", "DaemonSet/kezek-exporter"}
 FLOWS = {  # Service: port of its pods, and exactly who may reach it
     "kezek-api": (8080, {"namespace:ingress", "namespace:monitoring", "test"}),
     "kezek-nodes": (7070, {"api", "scheduler", "nodes"}),
     "kezek-exporter": (9400, {"scheduler", "namespace:monitoring"}),
+    "kezek-scheduler": (9401, {"namespace:monitoring"}),
 }
 
 
-def test_no_container_is_root_or_may_become_more(rendered):
+SEES_ITS_HOST = {"supercomputer": {"DaemonSet/kezek-exporter:exporter"}}  # where `exporter.processes` is on
+
+
+def test_no_container_is_root_or_may_become_more(case, rendered):
     for name, spec, container in containers(rendered):
         pod, own = spec["securityContext"], container["securityContext"]
         assert pod["runAsNonRoot"] is True, name
@@ -27,13 +32,17 @@ def test_no_container_is_root_or_may_become_more(rendered):
             "readOnlyRootFilesystem": True,
             "capabilities": {"drop": ["ALL"]},
         }, name
-        assert not {"hostNetwork", "hostPID", "hostIPC"} & set(spec), name
+        assert not {"hostNetwork", "hostIPC"} & set(spec), name
+        assert spec.get("hostPID", False) == (name in SEES_ITS_HOST.get(case, set())), name
 
 
 def test_only_the_gpu_nodes_see_a_folder_of_their_host(rendered):
     for name, _, spec in pods(rendered):
         paths = [volume["hostPath"]["path"] for volume in spec.get("volumes", []) if "hostPath" in volume]
-        assert not paths or (name == "DaemonSet/kezek-nodes" and paths == ["/var/lib/kezek"]), name
+        assert not paths or (name in ON_GPU_NODES and paths == ["/var/lib/kezek"]), name
+        for container in spec["containers"] if name == "DaemonSet/kezek-exporter" else ():
+            (mount,) = [mount for mount in container["volumeMounts"] if mount["name"] == "state"] or [None]
+            assert mount is None or mount["readOnly"] is True
 
 
 def test_every_container_has_limits_and_every_lasting_one_probes(rendered):
@@ -114,7 +123,7 @@ def test_each_pod_sees_only_the_secrets_its_processes_read(rendered):
     assert seen.pop("ray-head", {"ray-token"}) == {"ray-token"}
     assert seen == {
         "api": {"database-url", "agent-secret", "metrics-token"},
-        "scheduler": {"database-url", "agent-secret", "exporter-token"},
+        "scheduler": {"database-url", "agent-secret", "exporter-token", "metrics-token"},
         "nodes": {"agent-secret", "ray-token"},
         "exporter": {"exporter-token"},
         "migrate": {"database-url"},

@@ -83,7 +83,9 @@ class Cluster:
     base: Path
     rendered: tuple[Thing, ...]
     ray_address: str = ""
-    ports: dict[str, int] = field(default_factory=lambda: {n: free_port() for n in ("8080", "7070", "9400")})
+    ports: dict[str, int] = field(
+        default_factory=lambda: {n: free_port() for n in ("8080", "7070", "9400", "9401")}
+    )
     running: dict[str, subprocess.Popen[bytes]] = field(default_factory=dict)
 
     def write_secrets(self, database_url: str) -> None:
@@ -276,6 +278,11 @@ def test_a_job_runs_on_what_the_chart_starts(cluster: Cluster):
     bearer = {"Authorization": f"Bearer {cluster.secret('exporter-token')}"}
     page = httpx.get(f"{telemetry}/metrics", headers=bearer, trust_env=False).text
     assert page.count(f'node="{NODE}"') > 2
+    cycles = f"http://127.0.0.1:{cluster.ports['9401']}/metrics"
+    assert httpx.get(cycles, trust_env=False).status_code == 401
+    bearer = {"Authorization": f"Bearer {cluster.secret('metrics-token')}"}
+    page = httpx.get(cycles, headers=bearer, trust_env=False).text
+    assert re.search(r'^kezek_cycle_phase_seconds_count\{phase="apply"\} [1-9]', page, re.MULTILINE)
 
     verified = cluster.run("scheduler", "audit", "verify")
     assert verified.returncode == 0, verified.stderr
@@ -305,7 +312,9 @@ def test_one_of_two_schedulers_leads_and_both_are_alive(cluster: Cluster):
     assert cluster.run("migrate").returncode == 0
     for name in ("first", "second"):
         (cluster.base / name).mkdir()
-        env = cluster.env("scheduler") | {"KEZEK_STATE_DIR": str(cluster.base / name)}
+        # Each pod has an address of its own.
+        pod = {"KEZEK_STATE_DIR": str(cluster.base / name), "KEZEK_SCHEDULER_METRICS": "127.0.0.1:0"}
+        env = cluster.env("scheduler") | pod
         with (cluster.base / f"{name}.log").open("ab") as log:
             cluster.running[name] = subprocess.Popen(
                 cluster.command("scheduler"), env=env, stdout=log, stderr=log, start_new_session=True

@@ -31,6 +31,7 @@ WHOLE = {
     "KEZEK_RAY_ADDRESS": "127.0.0.1:1",
     "KEZEK_LISTEN_HOST": "0.0.0.0",  # noqa: S104 - that is what is tested
     "KEZEK_LISTEN_PORT": "8080",
+    "KEZEK_SCHEDULER_METRICS": "0.0.0.0:9401",
 }
 
 
@@ -185,6 +186,11 @@ def test_a_secret_given_twice_is_refused(tmp_path, monkeypatch):
         ("scheduler", "KEZEK_DATABASE_URL", "KEZEK_DATABASE_URL is missing"),
         ("scheduler", "KEZEK_AGENT_SECRET", "KEZEK_AGENT_SECRET is missing"),
         ("scheduler", "KEZEK_EXPORTER_TOKEN", "KEZEK_EXPORTER_TOKEN is missing"),
+        (
+            "scheduler",
+            "KEZEK_METRICS_TOKEN",
+            "KEZEK_METRICS_TOKEN is missing, and others reach the scheduler's metrics at 0.0.0.0:9401",
+        ),
         ("agents", "KEZEK_RAY_TOKEN", "KEZEK_RAY_TOKEN is missing"),
         ("agents", "KEZEK_RAY_ADDRESS", "KEZEK_RAY_ADDRESS is missing"),
         ("agents", "KEZEK_AGENT_SECRET", "KEZEK_AGENT_SECRET is missing"),

@@ -10,6 +10,7 @@ from prometheus_client.registry import Collector
 from sqlalchemy.orm import Session
 
 from metrics.allocated import MAX_PROJECTS, Allocated
+from metrics.cached import CACHE_S
 from metrics.controlplane import ControlPlane
 
 GPUS = ("GPU-0", "GPU-1", "GPU-2")
@@ -28,6 +29,23 @@ def scrape(database: Any, rows: Any, *more: Collector) -> dict[tuple[Any, ...], 
 
 def test_an_empty_platform_shows_nobody(database: Any, rows: Any) -> None:
     assert scrape(database, rows) == {("kezek_projects_left_out",): 0.0}
+
+
+def test_one_reading_serves_the_scrapes_of_its_time(database: Any, rows: Any) -> None:
+    elapsed_s = [100.0]
+    collector = Allocated(database.engine, lambda: rows.NOW, elapsed_s=lambda: elapsed_s[0])
+
+    def held() -> int:
+        return sum(len(f.samples) for f in collector.collect() if f.name == "kezek_gpu_allocation_info")
+
+    assert held() == 0
+    with Session(database.engine) as session, session.begin():
+        of = rows.project(session, "p1")
+        rows.allocate(session, of, rows.grant(session, of, 200), GPUS)
+    elapsed_s[0] += CACHE_S - 0.001
+    assert held() == 0
+    elapsed_s[0] += 0.001
+    assert held() == 2
 
 
 def test_held_gpus_and_balances(database: Any, rows: Any) -> None:

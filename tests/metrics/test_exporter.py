@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from prometheus_client import CollectorRegistry, Counter
 
 from metrics.exporter import (
     DEFAULT_SCRAPE_TIMEOUT_S,
@@ -26,7 +27,7 @@ from metrics.exporter import (
     NodeSpec,
     collection_limit_s,
 )
-from metrics.exporter_http import MAX_CONNECTIONS, loopback_address
+from metrics.metrics_http import MAX_CONNECTIONS, RegistryServer, listen_address
 from metrics.nvml import GpuIdentity, GpuSample, NvmlError, XidHistory
 from metrics.watchdog import Lane
 from scheduler.agent import procfs
@@ -340,7 +341,7 @@ def test_scrape_timeout_header(header: str | None, limit_s: float) -> None:
 
 @pytest.mark.parametrize("listen", ["127.0.0.1:0", "127.0.0.7:65535"])
 def test_loopback_is_accepted(listen: str) -> None:
-    host, port = loopback_address(listen)
+    host, port = listen_address(listen, None, "X")
     assert f"{host}:{port}" == listen
 
 
@@ -349,10 +350,38 @@ def test_loopback_is_accepted(listen: str) -> None:
 )
 def test_other_addresses_are_refused(listen: str, no_driver: Any, once: Any) -> None:
     with pytest.raises(ValueError, match="cannot listen on"):
-        loopback_address(listen)
+        listen_address(listen, None, "X")
     run = once("--listen", listen, driver=no_driver)
     assert run.returncode == 2
     assert "cannot listen on" in run.stderr
+
+
+@pytest.mark.parametrize(("token", "given"), [(None, ""), ("t", "t")])
+def test_a_process_serves_what_it_measures_of_itself(token: str | None, given: str) -> None:
+    registry = CollectorRegistry()
+    Counter("turns", "Turns.", registry=registry).inc(3)
+    page = RegistryServer(listen_address("127.0.0.1:0", token, "X"), registry, token)
+    page.start()
+    request = urllib.request.Request(
+        f"http://127.0.0.1:{page.server_port}/metrics", headers={"Authorization": f"Bearer {given}"}
+    )
+    try:
+        with urllib.request.urlopen(request, timeout=20) as answer:  # noqa: S310 (as above)
+            assert "turns_total 3.0" in answer.read().decode()
+        if token is not None:
+            request.remove_header("Authorization")
+            with pytest.raises(urllib.error.HTTPError, match="401") as refused:
+                urllib.request.urlopen(request, timeout=20)  # noqa: S310 (as above)
+            refused.value.close()
+    finally:
+        page.stop()
+
+
+def test_an_open_address_is_served_with_a_token_only() -> None:
+    anywhere = "0.0.0.0"  # noqa: S104 (that is what is tested)
+    assert listen_address(f"{anywhere}:9401", "t", "X") == (anywhere, 9401)
+    with pytest.raises(ValueError, match="set KEZEK_METRICS_TOKEN_FILE"):
+        listen_address(f"{anywhere}:9401", None, "KEZEK_METRICS_TOKEN_FILE")
 
 
 class GatedGpu:

@@ -69,6 +69,8 @@ HEALTHY = {
     # Borrowed GPUs are taken back: a violation that ends with the notice.
     'kezek_queue_entitlement_violated_gpus{queue="q"}': "0x60 4x5 0x55",
     'kezek_cycle_phase_seconds_count{phase="apply"}': "0+60x120",
+    'kezek_register_documents_due{state="reminder"}': "5x120",
+    'kezek_register_documents_due{state="alarm"}': "0x120",
     'kezek_executor_calls_total{kind="launch",outcome="ok"}': "0+60x120",
     'kezek_executor_calls_total{kind="launch",outcome="unreachable"}': "0x60 3x60",
     'kezek_api_request_seconds_count{route="/v1/jobs",method="GET",status="2xx"}': "0+600x120",
@@ -148,6 +150,7 @@ ALERTS = {
     "KezekSchedulerStalled": Case(
         {'kezek_cycle_phase_seconds_count{phase="apply"}': "0+60x10 600x30"}, 22, 18
     ),
+    "KezekRegisterDocumentsDue": Case({'kezek_register_documents_due{state="expired"}': "1x90"}, 61, 59),
     "KezekExecutorFailing": Case(
         {'kezek_executor_calls_total{kind="launch",outcome="unreachable"}': "0x10 0+60x40"}, 25, 18
     ),
@@ -252,6 +255,12 @@ def test_each_alert_is_raised_by_its_cause_and_not_before(tmp_path: Path) -> Non
 def test_a_healthy_platform_raises_none(tmp_path: Path) -> None:
     everything = 'count by (alertname) (ALERTS{alertstate=~"firing|pending"})'
     promtool_test(tmp_path, scenario(HEALTHY, *((everything, minute, []) for minute in (1, 30, 60, 100))))
+
+
+def test_a_scheduler_that_is_gone_is_as_bad_as_one_that_stands_still(tmp_path: Path) -> None:
+    series = {'kezek_cycle_phase_seconds_count{phase="apply",instance="x"}': "0+60x10"}
+    alert, fired = "KezekSchedulerStalled", [("{}", 1.0)]
+    promtool_test(tmp_path, scenario(series, (firing(alert), 12, []), (firing(alert), 22, fired)))
 
 
 def test_expired_xid_raises_nothing(tmp_path: Path) -> None:

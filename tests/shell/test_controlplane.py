@@ -13,7 +13,8 @@ from sqlalchemy import update
 from api.latency import Latency
 from metrics.allocated import Allocated
 from metrics.bounded import MAX_QUEUES, OTHER_QUEUE, bounded
-from metrics.controlplane import CACHE_S, ControlPlane
+from metrics.cached import CACHE_S
+from metrics.controlplane import ControlPlane
 from metrics.scheduling import CallFigures, CyclePhases
 from products.registers_collector import DocumentsDue
 from scheduler.dispatch.fake import Script

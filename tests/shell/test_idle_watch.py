@@ -225,6 +225,21 @@ def test_one_watch_works_at_a_time(idle: Idle) -> None:
     assert idle.watch("one").tick() == 1
 
 
+def test_an_orderly_end_gives_the_lease_back(idle: Idle) -> None:
+    idle.policy(IdlePolicy(is_dry_run=False, notice_after=MINUTE))
+    idle.use(0.9)
+    first = idle.watch("one")
+    assert first.tick() == 0, "it is not due yet"
+    idle.use(1.5)
+    assert idle.watch("two").tick() == 0, "the lease is the first one's"
+    stop = threading.Event()
+    stop.set()
+    first.run(stop)
+    assert idle.watch("two").tick() == 1
+    first.release()
+    assert idle.watch("three").tick() == 0, "what is not held is not given back"
+
+
 def test_many_at_once_take_each_step_once(idle: Idle) -> None:
     idle.policy(EARNEST)
     idle.use(30)
