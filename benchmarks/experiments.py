@@ -2,9 +2,10 @@
 
     python benchmarks/experiments.py --trace philly.csv --nodes 80 --json
 
-equal: each of the trace's sectors is guaranteed an equal share. capped: the same, and the first sector may hold no
-more than its guarantee. skewed: 50, 25, 15 and 10 %, sectors by name. flood: one tenant (`--flood`) submits every job
-three times. burst: the first sector is silent for seven days, then all its jobs of the eighth day come at once.
+equal: each of the trace's sectors is guaranteed an equal share. capped: the same, and the sector of `--flood` may
+hold no more than its guarantee. skewed: 50, 25, 15 and 10 %, sectors by name. flood: one tenant (`--flood`) submits
+every job three times. burst: the first sector is silent for seven days, then all its jobs of the eighth day come at
+once.
 
 Each sector is one queue; tenants share it by age. Under Kezek what is idle is lent and taken back after a notice of
 120 s, without checkpoints. fifo, easy and multifactor share the cluster and know no guarantees; partitions gives each
@@ -73,7 +74,8 @@ def case_of(name: str, jobs: list[TraceJob], nodes: int, flood: str) -> Case:
             for job in kept
         ]
         jobs = sorted(moved, key=lambda job: (job.submit_s, job.id))
-    return Case(jobs, shares, frozenset({first}) if name == "capped" else frozenset())
+    capped = {job.sector for job in jobs if job.tenant == flood} if name == "capped" else ()
+    return Case(jobs, shares, frozenset(capped))
 
 
 def partitioned(case: Case, size: int) -> list[Ended]:

@@ -81,11 +81,10 @@ class Shapes:
 
     def room(self, nodes: np.ndarray, free: Free) -> np.ndarray:
         """How many of each kind the nodes hold, one row per node, if so much is free on them."""
-        whole = (free.gpus == WHOLE).sum(axis=1)
+        fits = {pod.milli: (free.gpus // pod.milli).sum(axis=1) for pod in self.pods}
         found = np.empty((len(nodes), len(self.pods)))
         for place, (pod, may) in enumerate(zip(self.pods, self.may, strict=True)):
-            fit = whole if pod.milli == WHOLE else (free.gpus // pod.milli).sum(axis=1)
-            room = np.minimum(fit // pod.gpus, free.cpu // max(1, pod.cpu))
+            room = np.minimum(fits[pod.milli] // pod.gpus, free.cpu // max(1, pod.cpu))
             found[:, place] = np.minimum(room, free.memory // max(1, pod.memory)) * may[nodes]
         return found
 
@@ -97,17 +96,23 @@ class Cluster:
         self.cpu = np.array([int(row["cpu_milli"]) for row in rows])
         self.memory = np.array([int(row["memory_mib"]) for row in rows])
         self.models = np.array([row["model"] for row in rows])
-        self.kinds = np.unique(self.models, return_inverse=True)[1]
         counts = [int(row["gpu"]) for row in rows]
         self.gpus = np.zeros((len(rows), max(counts)), dtype=np.int64)
         for node, count in enumerate(counts):
             self.gpus[node, :count] = WHOLE
         self.total = int(self.gpus.sum())
         self.most_cpu = int(self.cpu.max())
+        self._known: dict[tuple[object, ...], int] = {}
+        self.alike = np.array([self.state_of(node) for node in range(len(rows))])
         self.seen: Counter[Pod] = Counter()
         self.arrived = 0
         self.shapes: Shapes | None = None
         self.room = np.zeros(0)
+
+    def state_of(self, node: int) -> int:
+        """A number that nodes of one model with the same left free have in common."""
+        free = (self.cpu[node].item(), self.memory[node].item(), *sorted(self.gpus[node].tolist()))
+        return self._known.setdefault((self.models[node].item(), *free), len(self._known))
 
     def arrive(self, pod: Pod) -> None:
         """Remember what was asked for; now and then count anew what is common."""
@@ -133,6 +138,7 @@ class Cluster:
             node = self.choose(nodes, policy, chance)
         after = self.after(np.array([node]), pod)
         self.gpus[node], self.cpu[node], self.memory[node] = after.gpus[0], after.cpu[0], after.memory[0]
+        self.alike[node] = self.state_of(node)
         if policy == "room" and self.shapes is not None:
             self.room[node] = self.shapes.room(np.array([node]), after)[0]
         return True
@@ -148,10 +154,7 @@ class Cluster:
 
     def least_loss(self, nodes: np.ndarray, pod: Pod, shapes: Shapes) -> int:
         """The node where the pod takes the least room, of each kind as a share of what is left of it."""
-        like = np.column_stack(
-            (np.sort(self.gpus[nodes], axis=1), self.cpu[nodes], self.memory[nodes], self.kinds[nodes])
-        )
-        nodes = nodes[np.unique(like, axis=0, return_index=True)[1]]
+        nodes = nodes[np.unique(self.alike[nodes], return_index=True)[1]]
         free = self.after(nodes, pod)
         lost = (self.room[nodes] - shapes.room(nodes, free)) / np.maximum(1, self.room.sum(axis=0))
         loss = np.round(lost @ shapes.weights, 6)
