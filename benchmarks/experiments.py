@@ -87,7 +87,7 @@ def partitioned(case: Case, size: int) -> list[Ended]:
     return ended
 
 
-def policy_of(case: Case, size: int) -> Policy:
+def policy_of(case: Case, size: int, reservations: int | None) -> Policy:
     """One queue per sector."""
     tree = tuple(
         QuotaNode(
@@ -98,14 +98,16 @@ def policy_of(case: Case, size: int) -> Policy:
         )
         for sector, nodes in case.nodes.items()
     )
-    return Policy("experiment", date(2026, 1, 1), (), tree, ())
+    policy = Policy("experiment", date(2026, 1, 1), (), tree, ())
+    return replace(policy, start_reservations=reservations or policy.start_reservations)
 
 
-def replayed(name: str, case: Case, nodes: int, size: int) -> tuple[Sequence[Ended], Disruption]:
+def replayed(name: str, case: Case, args: argparse.Namespace) -> tuple[Sequence[Ended], Disruption]:
     """One scheduler's replay of the case."""
-    queues = [job.sector for job in case.jobs]
+    queues, nodes, size = [job.sector for job in case.jobs], args.nodes, args.gpus_per_node
     if name == "kezek":
-        replay = Replayer(case.jobs, queues, policy_of(case, size), nodes=nodes, gpus_per_node=size).run()
+        policy = policy_of(case, size, args.reservations)
+        replay = Replayer(case.jobs, queues, policy, nodes=nodes, gpus_per_node=size).run()
         return replay.ended, replay.disruption
     if name == "partitions":
         return partitioned(case, size), Disruption()
@@ -136,6 +138,9 @@ def main() -> None:
     parser.add_argument("--gpus-per-node", type=int, default=8)
     parser.add_argument("--limit", type=int, help="only the first jobs of the trace")
     parser.add_argument("--flood", default="vc_6214e9", help="tenant that floods")
+    parser.add_argument(
+        "--reservations", type=int, help="planned starts that kezek holds; the policy's default"
+    )
     parser.add_argument("--experiment", choices=EXPERIMENTS, action="append")
     parser.add_argument("--scheduler", choices=SCHEDULERS, action="append")
     parser.add_argument("--json", action="store_true")
@@ -159,7 +164,7 @@ def main() -> None:
         alone = partitioned(case, size)
         for name in args.scheduler or SCHEDULERS:
             cpu = time.process_time()
-            ended, disruption = replayed(name, case, args.nodes, size)
+            ended, disruption = replayed(name, case, args)
             cpu_s = time.process_time() - cpu
             knows = name in {"kezek", "partitions"}
             promises = {
