@@ -2,9 +2,10 @@
 
     python benchmarks/experiments.py --trace philly.csv --nodes 80 --json
 
-equal: each of the trace's sectors is guaranteed an equal share. capped: the same, and the first sector may hold no
-more than its guarantee. skewed: 50, 25, 15 and 10 %, sectors by name. flood: one tenant (`--flood`) submits every job
-three times. burst: the first sector is silent for seven days, then all its jobs of the eighth day come at once.
+equal: each of the trace's sectors is guaranteed an equal share. capped: the same, and the sector of `--flood` may
+hold no more than its guarantee. skewed: 50, 25, 15 and 10 %, sectors by name. flood: one tenant (`--flood`) submits
+every job three times. burst: the first sector is silent for seven days, then all its jobs of the eighth day come at
+once.
 
 Each sector is one queue; tenants share it by age. Under Kezek what is idle is lent and taken back after a notice of
 120 s, without checkpoints. fifo, easy and multifactor share the cluster and know no guarantees; partitions gives each
@@ -73,7 +74,8 @@ def case_of(name: str, jobs: list[TraceJob], nodes: int, flood: str) -> Case:
             for job in kept
         ]
         jobs = sorted(moved, key=lambda job: (job.submit_s, job.id))
-    return Case(jobs, shares, frozenset({first}) if name == "capped" else frozenset())
+    capped = {job.sector for job in jobs if job.tenant == flood} if name == "capped" else ()
+    return Case(jobs, shares, frozenset(capped))
 
 
 def partitioned(case: Case, size: int) -> list[Ended]:
@@ -85,7 +87,7 @@ def partitioned(case: Case, size: int) -> list[Ended]:
     return ended
 
 
-def policy_of(case: Case, size: int) -> Policy:
+def policy_of(case: Case, size: int, reservations: int | None) -> Policy:
     """One queue per sector."""
     tree = tuple(
         QuotaNode(
@@ -96,14 +98,16 @@ def policy_of(case: Case, size: int) -> Policy:
         )
         for sector, nodes in case.nodes.items()
     )
-    return Policy("experiment", date(2026, 1, 1), (), tree, ())
+    policy = Policy("experiment", date(2026, 1, 1), (), tree, ())
+    return replace(policy, start_reservations=reservations or policy.start_reservations)
 
 
-def replayed(name: str, case: Case, nodes: int, size: int) -> tuple[Sequence[Ended], Disruption]:
+def replayed(name: str, case: Case, args: argparse.Namespace) -> tuple[Sequence[Ended], Disruption]:
     """One scheduler's replay of the case."""
-    queues = [job.sector for job in case.jobs]
+    queues, nodes, size = [job.sector for job in case.jobs], args.nodes, args.gpus_per_node
     if name == "kezek":
-        replay = Replayer(case.jobs, queues, policy_of(case, size), nodes=nodes, gpus_per_node=size).run()
+        policy = policy_of(case, size, args.reservations)
+        replay = Replayer(case.jobs, queues, policy, nodes=nodes, gpus_per_node=size).run()
         return replay.ended, replay.disruption
     if name == "partitions":
         return partitioned(case, size), Disruption()
@@ -134,6 +138,9 @@ def main() -> None:
     parser.add_argument("--gpus-per-node", type=int, default=8)
     parser.add_argument("--limit", type=int, help="only the first jobs of the trace")
     parser.add_argument("--flood", default="vc_6214e9", help="tenant that floods")
+    parser.add_argument(
+        "--reservations", type=int, help="planned starts that kezek holds; the policy's default"
+    )
     parser.add_argument("--experiment", choices=EXPERIMENTS, action="append")
     parser.add_argument("--scheduler", choices=SCHEDULERS, action="append")
     parser.add_argument("--json", action="store_true")
@@ -157,7 +164,7 @@ def main() -> None:
         alone = partitioned(case, size)
         for name in args.scheduler or SCHEDULERS:
             cpu = time.process_time()
-            ended, disruption = replayed(name, case, args.nodes, size)
+            ended, disruption = replayed(name, case, args)
             cpu_s = time.process_time() - cpu
             knows = name in {"kezek", "partitions"}
             promises = {

@@ -8,6 +8,10 @@ figure is the share of GPUs allocated when the pods that arrived ask for 100 %.
 
 random: any node that holds the pod. best_fit: the least 0.5 free CPU / largest CPU + 0.5 free GPUs / 8.
 fullest: the node with the least free GPUs that holds it, as `scheduler.place` does; then the least free CPU.
+room: the node where the pod takes least of the room that others could use. Room of a kind of pod is how many of it fit;
+the loss is the share of all its room that goes, weighted by the GPUs that its kind asked for so far, summed over the
+SHAPES commonest kinds that arrived before; then as fullest. So a pod that may use any model goes where fewest others
+must, and one without GPUs where CPU is to spare.
 Pods with a share of a GPU go to the fullest GPU of the node. `scheduler.place` itself gives whole GPUs only: shares
 and CPU are this script's.
 """
@@ -22,6 +26,7 @@ import platform
 import random
 import subprocess
 import time
+from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -29,7 +34,13 @@ import numpy as np
 
 WHOLE = 1_000
 """Thousandths of a GPU."""
-POLICIES = ("random", "best_fit", "fullest")
+POLICIES = ("random", "best_fit", "fullest", "room")
+SHAPES = 60
+"""Kinds of pods whose room is looked at: 8 of 10 pods are of these."""
+LEARN_EVERY = 500
+"""Arrivals after which the commonest kinds are counted anew."""
+LEARN_FIRST = 50
+"""Arrivals before which nothing is known of what may come; until then as fullest."""
 
 
 @dataclass(frozen=True)
@@ -48,6 +59,36 @@ class Pod:
         return self.gpus * self.milli
 
 
+@dataclass(frozen=True)
+class Free:
+    """What is free on some nodes, one row each."""
+
+    gpus: np.ndarray
+    cpu: np.ndarray
+    memory: np.ndarray
+
+
+class Shapes:
+    """The commonest kinds of pods that arrived so far, by the GPUs they asked for."""
+
+    def __init__(self, seen: Counter[Pod], models: np.ndarray) -> None:
+        kinds = [(pod, times) for pod, times in seen.most_common(SHAPES) if pod.gpus]
+        self.pods = [pod for pod, _ in kinds]
+        self.may = [
+            np.isin(models, pod.models) if pod.models else np.ones(len(models), bool) for pod in self.pods
+        ]
+        self.weights = np.array([times * pod.demand for pod, times in kinds], dtype=float)
+
+    def room(self, nodes: np.ndarray, free: Free) -> np.ndarray:
+        """How many of each kind the nodes hold, one row per node, if so much is free on them."""
+        fits = {pod.milli: (free.gpus // pod.milli).sum(axis=1) for pod in self.pods}
+        found = np.empty((len(nodes), len(self.pods)))
+        for place, (pod, may) in enumerate(zip(self.pods, self.may, strict=True)):
+            room = np.minimum(fits[pod.milli] // pod.gpus, free.cpu // max(1, pod.cpu))
+            found[:, place] = np.minimum(room, free.memory // max(1, pod.memory)) * may[nodes]
+        return found
+
+
 class Cluster:
     """Free CPU, memory and thousandths of each GPU."""
 
@@ -61,6 +102,25 @@ class Cluster:
             self.gpus[node, :count] = WHOLE
         self.total = int(self.gpus.sum())
         self.most_cpu = int(self.cpu.max())
+        self._known: dict[tuple[object, ...], int] = {}
+        self.alike = np.array([self.state_of(node) for node in range(len(rows))])
+        self.seen: Counter[Pod] = Counter()
+        self.arrived = 0
+        self.shapes: Shapes | None = None
+        self.room = np.zeros(0)
+
+    def state_of(self, node: int) -> int:
+        """A number that nodes of one model with the same left free have in common."""
+        free = (self.cpu[node].item(), self.memory[node].item(), *sorted(self.gpus[node].tolist()))
+        return self._known.setdefault((self.models[node].item(), *free), len(self._known))
+
+    def arrive(self, pod: Pod) -> None:
+        """Remember what was asked for; now and then count anew what is common."""
+        self.seen[pod] += 1
+        self.arrived += 1
+        if self.arrived == LEARN_FIRST or self.arrived % LEARN_EVERY == 0:
+            self.shapes = Shapes(self.seen, self.models)
+            self.room = self.shapes.room(np.arange(len(self.cpu)), Free(self.gpus, self.cpu, self.memory))
 
     def place(self, pod: Pod, policy: str, chance: random.Random) -> bool:
         """Put the pod on a node; whether one holds it."""
@@ -72,13 +132,34 @@ class Cluster:
         nodes = np.flatnonzero(fits)
         if not len(nodes):
             return False
-        node = self.choose(nodes, policy, chance)
-        self.cpu[node] -= pod.cpu
-        self.memory[node] -= pod.memory
-        holds = np.flatnonzero(self.gpus[node] >= pod.milli) if pod.gpus else np.zeros(0, dtype=np.int64)
-        fullest = holds[np.argsort(self.gpus[node][holds], kind="stable")][: pod.gpus]
-        self.gpus[node, fullest] -= pod.milli
+        if policy == "room" and self.shapes is not None:
+            node = self.least_loss(nodes, pod, self.shapes)
+        else:
+            node = self.choose(nodes, policy, chance)
+        after = self.after(np.array([node]), pod)
+        self.gpus[node], self.cpu[node], self.memory[node] = after.gpus[0], after.cpu[0], after.memory[0]
+        self.alike[node] = self.state_of(node)
+        if policy == "room" and self.shapes is not None:
+            self.room[node] = self.shapes.room(np.array([node]), after)[0]
         return True
+
+    def after(self, nodes: np.ndarray, pod: Pod) -> Free:
+        """What would be free on each of these nodes with the pod on it: on its fullest GPUs that hold it."""
+        gpus = self.gpus[nodes]
+        if pod.gpus:
+            order = np.argsort(np.where(gpus >= pod.milli, gpus, 2 * WHOLE), axis=1, kind="stable")
+            rows = np.arange(len(nodes))[:, None]
+            gpus[rows, order[:, : pod.gpus]] -= pod.milli
+        return Free(gpus, self.cpu[nodes] - pod.cpu, self.memory[nodes] - pod.memory)
+
+    def least_loss(self, nodes: np.ndarray, pod: Pod, shapes: Shapes) -> int:
+        """The node where the pod takes the least room, of each kind as a share of what is left of it."""
+        nodes = nodes[np.unique(self.alike[nodes], return_index=True)[1]]
+        free = self.after(nodes, pod)
+        lost = (self.room[nodes] - shapes.room(nodes, free)) / np.maximum(1, self.room.sum(axis=0))
+        loss = np.round(lost @ shapes.weights, 6)
+        order = np.lexsort((nodes, free.cpu, free.gpus.sum(axis=1), loss))
+        return int(nodes[order[0]])
 
     def choose(self, nodes: np.ndarray, policy: str, chance: random.Random) -> int:
         """One of the nodes that hold the pod."""
@@ -116,6 +197,8 @@ def fill(rows: list[dict[str, str]], pods: list[Pod], policy: str, seed: int) ->
     while asked < cluster.total:
         pod = order.pop() if order else chance.choice(pods)
         asked += pod.demand
+        if policy == "room":
+            cluster.arrive(pod)
         if cluster.place(pod, policy, chance):
             allocated += pod.demand
     return 100 * allocated / cluster.total
@@ -128,6 +211,7 @@ def main() -> None:
         "--pods", default="default", help="the part of the pod list's name behind openb_pod_list_"
     )
     parser.add_argument("--seeds", type=int, default=10)
+    parser.add_argument("--policy", choices=POLICIES, action="append")
     parser.add_argument("--json", action="store_true")
     args = parser.parse_args()
     with (args.folder / "openb_node_list_gpu_node.csv").open(encoding="utf-8") as lines:
@@ -137,7 +221,7 @@ def main() -> None:
     commit = subprocess.run(git, capture_output=True, text=True, check=False).stdout.strip()
     begun = time.perf_counter()
     found: dict[str, object] = {}
-    for policy in POLICIES:
+    for policy in args.policy or POLICIES:
         got = [fill(rows, pods, policy, 42 + seed) for seed in range(args.seeds)]
         found[policy] = {
             "mean_percent": round(sum(got) / len(got), 2),

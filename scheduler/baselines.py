@@ -1,7 +1,7 @@
 """Schedulers to compare with, on the same rules of placement.
 
 fifo: the head of the queue blocks. easy: the blocked head holds a planned start, others fill in around it.
-conservative: every blocked job holds one, on nodes. multifactor: easy, ordered by age, fair share and size.
+conservative: every blocked job holds one. multifactor: easy, ordered by age, fair share and size.
 Source: Feitelson and Weil, "Utilization and predictability in scheduling the IBM SP2 with backfilling", 1998;
 Slurm's multifactor priority plugin for the last.
 """
@@ -10,19 +10,21 @@ from __future__ import annotations
 
 from bisect import bisect_left, insort
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Sequence
 from dataclasses import dataclass
 from heapq import heapify, heappop, heapreplace
 from typing import Final
 
-from scheduler.model import AttemptId, JobId, ShareClass
-from scheduler.place import Picks, Rooms, pick
-from scheduler.profile import Hold, Profile, Run
+import numpy as np
+
+from scheduler.place import Picks
 
 MS: Final = 1_000
 """Milliseconds of a second."""
 MAX_HOLDS: Final = 100
 """Planned starts that the conservative scheduler holds at a time: beyond it, jobs only wait."""
+NEVER_MS: Final = 2**62
+"""An instant that no trace reaches, in milliseconds."""
 AGE_FULL_S: Final = 7 * 86_400
 """Seconds of waiting that count as much as the whole of a fair share (PriorityMaxAge of Slurm)."""
 
@@ -97,6 +99,45 @@ class Stock:
             self.total += sign * gpus
 
 
+class Course:
+    """How many GPUs are free from now on, counted over all nodes.
+
+    Args:
+        at_ms: now.
+        free: GPUs that are free now.
+        ends: (instant, job, GPUs) of what runs, by instant; what was to end by now ends in a millisecond.
+    """
+
+    def __init__(self, at_ms: int, free: int, ends: Sequence[tuple[int, int, int]]) -> None:
+        table = np.array([(at_ms, free), *((max(end_ms, at_ms + 1), gpus) for end_ms, _, gpus in ends)])
+        self._times = table[:, 0]
+        self._free = table[:, 1].cumsum()
+
+    @property
+    def free_now(self) -> int:
+        """GPUs that are free now, and not planned for."""
+        return int(self._free[0])
+
+    def earliest(self, gpus: int, length_ms: int, *, after: int = 0) -> int:
+        """The first instant from which so many are free for so long; when all has ended there is one.
+
+        `after` leaves out so many instants: 1 = not now, but when something ends or begins.
+        """
+        short = np.flatnonzero(self._free < gpus)
+        until = np.append(self._times[short], NEVER_MS)[np.searchsorted(short, np.arange(len(self._times)))]
+        return int(self._times[after + np.argmax((until >= self._times + length_ms)[after:])])
+
+    def take(self, gpus: int, start_ms: int, end_ms: int) -> None:
+        """So many are planned for from one instant to another."""
+        for at_ms in (start_ms, end_ms):
+            place = int(np.searchsorted(self._times, at_ms, side="right"))
+            if self._times[place - 1] != at_ms:
+                self._times = np.insert(self._times, place, at_ms)
+                self._free = np.insert(self._free, place, self._free[place - 1])
+        first, last = np.searchsorted(self._times, (start_ms, end_ms))
+        self._free[first:last] -= gpus
+
+
 class Baseline:
     """One baseline over a run of a trace.
 
@@ -104,7 +145,7 @@ class Baseline:
         kind: `fifo`, `easy`, `conservative` or `multifactor`.
         nodes: how many.
         gpus_per_node: of each.
-        is_remainder_apart: as in `Stock`; conservative plans by `scheduler.place.pick` alone.
+        is_remainder_apart: as in `Stock`.
     """
 
     def __init__(
@@ -192,33 +233,34 @@ class Baseline:
         self._waiting.setdefault(head_kind, deque()).appendleft(head)
 
     def _conservatively(self, at_ms: int, begun: list[Begun], turns: list[Turn]) -> None:
-        """Plan the first starts on nodes, and start behind them what moves none of them."""
-        size = self._stock.size
-        rooms = Rooms([(f"n{node:05}", size, free) for node, free in enumerate(self._stock.free)])
-        profile = Profile("gpu", rooms, at_ms, runs=self._as_runs(at_ms), windows=())
+        """Plan the first starts in their order, and start what moves none of them.
+
+        As the plan is made anew each time, it ends where what is left free now is less than any job asks for.
+        """
+        jobs = sorted((job for _, kind in turns for job in self._waiting[kind]), key=lambda job: job.number)
+        least = min(job.gpus for job in jobs)
+        course = Course(at_ms, self._stock.total, self._ends)
         refused: dict[int, int] = {}
-        for job in sorted(
-            (job for _, kind in turns for job in self._waiting[kind]), key=lambda job: job.number
-        ):
-            one = 1 if job.gpus <= size else None
-            is_planned = len(profile.holds) < MAX_HOLDS
-            is_hopeless = (
-                job.gpus > self._stock.total or refused.get(job.gpus, job.walltime_ms + 1) <= job.walltime_ms
-            )
-            picks = None
-            if not is_hopeless:
-                room = profile.throughout(at_ms, at_ms + job.walltime_ms)
-                picks = pick(room, rooms.sizes, job.gpus, one)
+        held = 0
+        for job in jobs:
+            if course.free_now < least:
+                break
+            is_planned = held < MAX_HOLDS
+            if not is_planned and refused.get(job.gpus, job.walltime_ms + 1) <= job.walltime_ms:
+                continue
+            start_ms = course.earliest(job.gpus, job.walltime_ms)
+            picks = self._stock.pick(job.gpus) if start_ms == at_ms else None
             if picks is not None:
                 self._begin(job, picks, at_ms, begun)
                 self._leave(job)
-                for node, gpus in picks:
-                    rooms.take(rooms.names[node], gpus)
-                profile.start(_run(job, picks, at_ms))
             elif is_planned:
-                profile.hold(self._hold(job, profile))
+                held += 1
+                if start_ms == at_ms:  # enough GPUs, and no nodes for them
+                    start_ms = course.earliest(job.gpus, job.walltime_ms, after=1)
             else:
                 refused[job.gpus] = min(job.walltime_ms, refused.get(job.gpus, job.walltime_ms))
+                continue
+            course.take(job.gpus, start_ms, start_ms + job.walltime_ms)
 
     def _leave(self, job: Asked) -> None:
         """A job from amid its kind waits no more."""
@@ -227,32 +269,6 @@ class Baseline:
         if not self._waiting[kind]:
             del self._waiting[kind]
 
-    def _hold(self, job: Asked, profile: Profile) -> Hold:
-        """The earliest start; on an empty cluster every job of a trace fits."""
-        for at_ms in profile.instants():
-            room = profile.throughout(at_ms, at_ms + job.walltime_ms)
-            one = 1 if job.gpus <= self._stock.size else None
-            picks = pick(room, profile.rooms.sizes, job.gpus, one)
-            if picks is not None:
-                break
-        return Hold(
-            job_id=JobId(job.number),
-            queue="",
-            flavor="gpu",
-            gpus=job.gpus,
-            start_ms=at_ms,
-            end_ms=at_ms + job.walltime_ms,
-            picks=picks or (),
-            share_class=ShareClass.ENTITLED,
-        )
-
-    def _as_runs(self, at_ms: int) -> Iterable[Run]:
-        # A job past its walltime may end at any moment; a millisecond is the soonest that is not now.
-        return [
-            _run(job, picks, max(start_ms, at_ms + 1 - job.walltime_ms))
-            for job, picks, start_ms in self._runs.values()
-        ]
-
     def _key(self, job: Asked, at_ms: int) -> tuple[float, int]:
         """Order of turns: by submission; multifactor: age up to AGE_FULL_S, 2^(-use / mean use), size, alike."""
         if not self._is_multifactor:
@@ -260,16 +276,3 @@ class Baseline:
         age = min(1.0, (at_ms - job.submit_ms) / MS / AGE_FULL_S)
         largest = len(self._stock.free) * self._stock.size
         return (-(age + self._fair.get(job.tenant, 1.0) + job.gpus / largest), job.number)
-
-
-def _run(job: Asked, picks: Picks, start_ms: int) -> Run:
-    return Run(
-        id=AttemptId(str(job.number)),
-        job_id=JobId(job.number),
-        queue="",
-        flavor="gpu",
-        gpus=job.gpus,
-        picks=picks,
-        order=(start_ms, 0),
-        end_ms=start_ms + job.walltime_ms,
-    )
