@@ -86,7 +86,7 @@ class Bounds:
         for flavor, gpus in snapshot.capacity.items():
             capacity[pool_of(flavor)] = capacity.get(pool_of(flavor), 0) + gpus
         self.policy: Final = policy
-        self.trees: Final = {pool: tree_of(policy, gpus) for pool, gpus in capacity.items()}
+        self.trees: Final = {pool: tree_of(policy, gpus, pool) for pool, gpus in capacity.items()}
         self.queues: Final[Mapping[str, QuotaNode]] = {
             node.path: node for node in policy.tree if node.path not in parents
         }
