@@ -54,6 +54,16 @@ Amount = int | Share
 
 
 @dataclass(frozen=True, slots=True)
+class SliceQuota:
+    """What a node of the tree states for one flavor of slices; None = as it states for whole GPUs."""
+
+    nominal: Amount | None = None
+    borrowing_limit: Amount | None = None
+    lending_limit: Amount | None = None
+    weight: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class QuotaNode:
     """A node of the quota tree as the policy writes it; a leaf is a queue.
 
@@ -69,6 +79,7 @@ class QuotaNode:
         max_walltime_s: longest walltime the queue takes; None = no limit.
         grace_s: notice a borrower of this queue gets before it is stopped.
         free_period_s: how long use is free of charge for a project; None = no such period.
+        slices: what differs for flavors of slices, which are counted each by itself.
     """
 
     path: str
@@ -82,6 +93,7 @@ class QuotaNode:
     max_walltime_s: int | None = None
     grace_s: int = 0
     free_period_s: int | None = None
+    slices: tuple[tuple[str, SliceQuota], ...] = ()
 
     @property
     def parent(self) -> str:

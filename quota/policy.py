@@ -17,7 +17,18 @@ from typing import Final
 from quota import document as read
 from quota.cohort import asked_gpus, children, divide
 from quota.document import PolicyCode, PolicyError, bad
-from quota.model import ENACTING_KINDS, ROOT, Ground, GroundKind, Policy, QuotaNode, Route, Share
+from quota.model import (
+    ENACTING_KINDS,
+    ROOT,
+    Ground,
+    GroundKind,
+    Policy,
+    QuotaNode,
+    Route,
+    Share,
+    SliceQuota,
+)
+from quota.tree import SLICE_MARK, WHOLE, in_pool, slices_of
 from tenants.model import Category, Sector
 
 __all__ = [
@@ -63,7 +74,8 @@ _POLICY_KEYS: Final = frozenset(
         "topology",
     }
 )
-_NODE_KEYS: Final = frozenset({"nominal", "borrowing_limit", "lending_limit", "weight", "children"})
+_SLICE_KEYS: Final = frozenset({"nominal", "borrowing_limit", "lending_limit", "weight"})
+_NODE_KEYS: Final = _SLICE_KEYS | {"children", "slices"}
 _QUEUE_KEYS: Final = frozenset(
     {"priority", "max_gpus_per_job", "default_walltime", "max_walltime", "preemption", "free_period"}
 )
@@ -107,7 +119,8 @@ def parse_policy(
         routes=_routes(read.required(found, "routes", path)),
     )
     policy = _with_settings(policy, found)
-    _check_sums(policy)
+    for pool in (WHOLE, *sorted(slices_of(policy))):
+        _check_sums(in_pool(policy, pool), pool)
     _check_routes(policy)
     _check_moves(policy)
     return policy
@@ -234,10 +247,34 @@ def _node(path: str, here: str, value: object) -> tuple[QuotaNode, Mapping[str, 
         max_walltime_s=read.optional(raw, "max_walltime", here, read.duration_s, None),
         grace_s=read.optional(preemption, "grace", f"{here}.preemption", read.duration_s, 0),
         free_period_s=read.optional(raw, "free_period", here, read.duration_s, None),
+        slices=read.optional(raw, "slices", here, _slices, ()),
     )
     if node.default_walltime_s and node.max_walltime_s and node.default_walltime_s > node.max_walltime_s:
         raise bad(f"{here}.default_walltime", "is longer than max_walltime; make it at most that")
     return node, read.optional(raw, "children", here, read.mapping, None)
+
+
+def _slices(value: object, path: str) -> tuple[tuple[str, SliceQuota], ...]:
+    """What a node states for flavors of slices, by flavor."""
+    found: list[tuple[str, SliceQuota]] = []
+    for flavor, item in sorted(read.mapping(value, path).items()):
+        here = f"{path}.{flavor}"
+        if SLICE_MARK not in flavor:
+            raise bad(
+                here,
+                f'is no flavor of slices, whose name holds "{SLICE_MARK}"; whole GPUs are counted together',
+            )
+        own = read.section(item, here, _SLICE_KEYS)
+        quota = SliceQuota(
+            nominal=read.optional(own, "nominal", here, read.amount, None),
+            borrowing_limit=read.optional(own, "borrowing_limit", here, read.amount, None),
+            lending_limit=read.optional(own, "lending_limit", here, read.amount, None),
+            weight=read.optional(own, "weight", here, read.count, None),
+        )
+        if quota == SliceQuota():
+            raise bad(here, "states nothing; name a nominal, a limit or a weight, or remove it")
+        found.append((flavor, quota))
+    return tuple(found)
 
 
 def _routes(value: object) -> tuple[Route, ...]:
@@ -330,29 +367,30 @@ def _moves(value: object, path: str) -> dict[str, str]:
     return {queue: read.text(item, f"{path}.{queue}") for queue, item in read.mapping(value, path).items()}
 
 
-def _exceeds(parent: str, asked: str, given: str) -> PolicyError:
+def _exceeds(parent: str, asked: str, given: str, pool: str = WHOLE) -> PolicyError:
     """The SHARES_EXCEED error of one parent."""
+    of_pool = "" if pool == WHOLE else f" of {pool}"
     path = "policy.tree" + "".join(
         f".{name}" if name else "" for name in parent.replace("/", "/children/").split("/")
     )
     return PolicyError(
         PolicyCode.SHARES_EXCEED,
         path,
-        f'the children of "{parent or "the root"}" come to {asked}, it has {given}; '
+        f'the children of "{parent or "the root"}" come to {asked}{of_pool}, it has {given}; '
         "lower their nominals or raise the parent's",
     )
 
 
-def _check_sums(policy: Policy) -> None:
+def _check_sums(policy: Policy, pool: str) -> None:
     """Shares of siblings within 100 %; within a parent of stated GPUs, all siblings within those."""
     stated = {node.path: node.nominal for node in policy.tree}
     for parent, siblings in children(policy).items():
         ratio = sum((node.nominal.ratio for node in siblings if isinstance(node.nominal, Share)), Fraction(0))
         if ratio > 1:
-            raise _exceeds(parent, f"{float(ratio * 100):g}%", "100%")
+            raise _exceeds(parent, f"{float(ratio * 100):g}%", "100%", pool)
         gpus = stated.get(parent)
         if isinstance(gpus, int) and asked_gpus(gpus, siblings) > gpus:
-            raise _exceeds(parent, f"{float(asked_gpus(gpus, siblings)):g} GPUs", f"{gpus} GPUs")
+            raise _exceeds(parent, f"{float(asked_gpus(gpus, siblings)):g} GPUs", f"{gpus} GPUs", pool)
 
 
 def _queues(policy: Policy) -> frozenset[str]:

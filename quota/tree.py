@@ -6,12 +6,12 @@ One `Tree` per pool. A pool is what is counted together: all flavors of whole GP
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fractions import Fraction
 from typing import Final
 
 from quota.cohort import ancestors, nominals
-from quota.model import ROOT, Amount, Policy, Share
+from quota.model import ROOT, Amount, Policy, QuotaNode, Share
 
 WHOLE: Final = "gpu"
 """Name of the pool of all whole GPUs."""
@@ -22,6 +22,31 @@ SLICE_MARK: Final = "-mig-"
 def pool_of(flavor: str) -> str:
     """The pool that a flavor is counted in."""
     return flavor if SLICE_MARK in flavor else WHOLE
+
+
+def slices_of(policy: Policy) -> frozenset[str]:
+    """Flavors of slices for which some node of the tree states something of its own."""
+    return frozenset(flavor for node in policy.tree for flavor, _ in node.slices)
+
+
+def in_pool(policy: Policy, pool: str) -> Policy:
+    """The policy as it reads for a pool: what nodes state for it in place of what they state for whole GPUs."""
+    if pool not in slices_of(policy):
+        return policy
+    return replace(policy, tree=tuple(_in_pool(node, pool) for node in policy.tree))
+
+
+def _in_pool(node: QuotaNode, pool: str) -> QuotaNode:
+    own = dict(node.slices).get(pool)
+    if own is None:
+        return node
+    return replace(
+        node,
+        nominal=node.nominal if own.nominal is None else own.nominal,
+        borrowing_limit=node.borrowing_limit if own.borrowing_limit is None else own.borrowing_limit,
+        lending_limit=node.lending_limit if own.lending_limit is None else own.lending_limit,
+        weight=node.weight if own.weight is None else own.weight,
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,13 +90,14 @@ class Tree:
         return bool(self.ceiling or self.kept)
 
 
-def tree_of(policy: Policy, capacity: int) -> Tree:
-    """The tree of a policy on `capacity` GPUs.
+def tree_of(policy: Policy, capacity: int, pool: str = WHOLE) -> Tree:
+    """The tree of a policy on the `capacity` GPUs (or slices) of a pool.
 
     Percentages of borrowing and lending limits are of the parent's nominal, rounded down; a node lends at most
     its nominal. Source: Kueue's nominalQuota, borrowingLimit, lendingLimit (ClusterQueue API v1beta2), with
     nominals of children inside their parent's instead of added to it.
     """
+    policy = in_pool(policy, pool)
     given = nominals(policy, capacity)
     ceiling: dict[str, int] = {}
     kept: dict[str, int] = {}

@@ -6,11 +6,14 @@ to "why is my job waiting" is its refusal.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Final
+
+import numpy as np
 
 from quota.policy import policy_queue
 from quota.tree import QuotaRefusal
+from scheduler.beside import folded
 from scheduler.model import (
     GrantView,
     JobId,
@@ -112,7 +115,7 @@ def fits_eligible(job: PendingJob, world: World, *, slots: tuple[Slot, ...] | No
 def has_room(request: Request, world: World) -> bool:
     """Whether GPUs for the request are free, whatever quota and budget say."""
     shapes = (world.bounds.shape(request, flavor) for flavor in request.flavors)
-    return any(world.free.choose(shape) is not None for shape in shapes)
+    return any(world.choose(shape) is not None for shape in shapes)
 
 
 def not_eligible(job: PendingJob, world: World) -> NoFit | None:
@@ -187,7 +190,7 @@ def _fits_flavor(job: PendingJob, flavor: str, world: World, slots: tuple[Slot, 
 def _slots(job: PendingJob, flavor: str, world: World, ask: Ask) -> tuple[Slot, ...] | NoFit:
     """A placement in what is free and not spoken for."""
     shape = world.bounds.shape(job.request, flavor)
-    choice = world.free.choose(shape)
+    choice = world.choose(shape)
     if choice is None:
         return _no_room(job, flavor, world, is_entitled=ask.is_entitled)
     profile = world.profiles[flavor]
@@ -234,24 +237,37 @@ def _no_room(job: PendingJob, flavor: str, world: World, *, is_entitled: bool) -
     numbers = _counts(job, flavor, world)
     reason = ReasonCode.FRAGMENTED if int(numbers["free"]) >= gpus else ReasonCode.NO_CAPACITY
     if reason is ReasonCode.FRAGMENTED:
-        numbers |= _too_narrow(job, flavor, world)
+        numbers |= _lacks(job.request, flavor, world)
     if is_entitled:
         profile = world.profiles[flavor]
-        queue = policy_queue(world.bounds.policy, job.queue)
-        room = profile.without(world.shares_of(flavor).borrowed_of_others(queue))
+        shape = world.bounds.shape(job.request, flavor)
+        borrowed = world.shares_of(flavor).borrowed_of_others(policy_queue(world.bounds.policy, job.queue))
+        room = world.with_beside_now(profile.without(borrowed), shape, borrowed)
         is_enough = int(profile.rooms.site.parts(labels, None).totals(room).sum()) >= gpus
-        if is_enough and profile.rooms.pick(room, world.bounds.shape(job.request, flavor)) is None:
+        if is_enough and profile.rooms.pick(room, shape) is None:
             reason = ReasonCode.FRAGMENTED_BY_ENTITLED
     return NoFit(reason, numbers)
 
 
-def _too_narrow(job: PendingJob, flavor: str, world: World) -> dict[str, int | str]:
-    """The level of the topology that refuses, and most of what is free in one domain; empty if it is another."""
-    level, rooms = job.request.topology_required, world.free.of_flavor(flavor)
-    anywhere = world.bounds.shape(anywhere_of(job.request), flavor)
-    if level is None or rooms.pick(rooms.free, anywhere) is None:
+def _lacks(request: Request, flavor: str, world: World) -> dict[str, int | str]:
+    """What is missing where GPUs are not, with its figures: a level's domain, CPUs, memory; empty for a shape."""
+    shape = world.bounds.shape(request, flavor)
+    anywhere = world.bounds.shape(anywhere_of(request), flavor)
+    level, rooms = request.topology_required, world.free.of_flavor(flavor)
+    if level is not None and world.choose(anywhere) is not None:
+        return {"lacks": "topology", "level": level, "largest": rooms.largest(request.node_labels, level)}
+    left = world.left_now(shape)
+    if left is None or rooms.pick(rooms.free, anywhere) is None:
         return {}
-    return {"lacks": "topology", "level": level, "largest": rooms.largest(job.request.node_labels, level)}
+    nodes = rooms.site.parts(request.node_labels, None).positions
+    cpus, memory = (np.maximum(amount[nodes], 0) for amount in left)
+    shares = [int(share[nodes].min()) for share in rooms.site.shares]
+    with_cpus = folded(rooms.free, (left[0], rooms.site.amounts[1]), rooms.site, shape.terms)
+    if rooms.pick(with_cpus, anywhere) is None:
+        needed = shares[0] if request.cpus_per_gpu is None else request.cpus_per_gpu
+        return {"lacks": "cpus", "cpus_per_gpu": needed, "free_cpus": int(cpus.sum())}
+    needed = shares[1] if request.memory_bytes_per_gpu is None else request.memory_bytes_per_gpu
+    return {"lacks": "memory", "memory_bytes_per_gpu": needed, "free_memory_bytes": int(memory.sum())}
 
 
 def _spot(job: PendingJob, profile: Profile, world: World, ask: Ask, shape: Shape) -> Picks | NoFit:
@@ -262,10 +278,12 @@ def _spot(job: PendingJob, profile: Profile, world: World, ask: Ask, shape: Shap
     span = (ask.start_ms, ask.end_ms)
     everyone = frozenset(profile.holds)
     beside_all = profile.open(profile.throughout(*span, past=ask.past), *span, job.project_id)
+    beside_all = world.with_beside(beside_all, shape, ask, ())
     picks = profile.rooms.pick(beside_all, shape)
     if picks is not None:
         return picks
     beside_none = profile.open(profile.rooms.free, *span, job.project_id)
+    beside_none = world.with_beside(beside_none, shape, replace(ask, past=everyone), ())
     if profile.rooms.pick(beside_none, shape) is None:
         window = min((window for window, _ in profile.closed(*span, job.project_id)), key=lambda w: w.from_ms)
         numbers: dict[str, int | str] = {"window": window.id, "start_ms": window.from_ms}
@@ -277,6 +295,7 @@ def _spot(job: PendingJob, profile: Profile, world: World, ask: Ask, shape: Shap
         counted.add(hold.job_id)
         past = (everyone - counted).union(ask.past)
         room = profile.open(profile.throughout(*span, past=past), *span, job.project_id)
+        room = world.with_beside(room, shape, replace(ask, past=past), ())
         if profile.rooms.pick(room, shape) is None:
             break
     return _reserved(hold)
@@ -292,9 +311,11 @@ def _those(job: PendingJob, flavor: str, world: World, slots: tuple[Slot, ...]) 
     is_gang = job.request.nodes in {None, len(slots)}
     is_asked = gpus == job.request.gpus and is_gang and world.free.flavor_of(slots) == flavor
     if is_asked:
-        rooms = world.free.of_flavor(flavor)
-        nodes = [rooms.index[slot.node] for slot in slots]
-        if rooms.allows(nodes, world.bounds.shape(job.request, flavor)):
+        rooms, shape = world.free.of_flavor(flavor), world.bounds.shape(job.request, flavor)
+        picks = [(rooms.index[slot.node], len(slot.gpu_uuids)) for slot in slots]
+        room = world.with_beside_now(rooms.free, shape)
+        is_enough = all(room[node] >= gpus for node, gpus in picks)
+        if is_enough and rooms.allows([node for node, _ in picks], shape):
             return slots
     return NoFit(ReasonCode.NO_CAPACITY, _counts(job, flavor, world))
 

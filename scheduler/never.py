@@ -8,8 +8,12 @@ from typing import Final
 
 from quota.model import QuotaNode
 from quota.policy import policy_queue
+from scheduler.beside import folded
 from scheduler.model import Request
 from scheduler.world import Bounds, Limit, NeverFits
+
+NO_LEVELS: Final = "-"
+"""What stands for the levels of a policy that names none."""
 
 
 def can_ever_fit(request: Request, queue: str, bounds: Bounds) -> NeverFits | None:
@@ -41,7 +45,13 @@ def _never(request: Request, queue: str, bounds: Bounds) -> NeverFits | None:
         numbers["labels"] = ",".join(f"{key}={value}" for key, value in request.node_labels)
     if limit is Limit.TOPOLOGY:
         numbers["level"] = request.topology_required or request.topology_preferred or ""
-        numbers["levels"] = ",".join(bounds.policy.topology)
+        numbers["levels"] = ",".join(bounds.policy.topology) or NO_LEVELS
+    if limit is Limit.CPUS:
+        numbers["cpus_per_gpu"] = request.cpus_per_gpu or 0
+        numbers["max_cpus_per_gpu"], _ = _most_beside(request, bounds)
+    if limit is Limit.MEMORY:
+        numbers["memory_bytes_per_gpu"] = request.memory_bytes_per_gpu or 0
+        _, numbers["max_memory_bytes_per_gpu"] = _most_beside(request, bounds)
     if node is not None and node.max_walltime_s is not None:
         numbers["max_walltime_s"] = node.max_walltime_s
     return NeverFits(limit, numbers)
@@ -80,15 +90,45 @@ def anywhere_of(request: Request) -> Request:
 
 
 def _has_shape(request: Request, bounds: Bounds) -> bool:
-    return any(bounds.inventory.choose(bounds.shape(request, flavor)) for flavor in request.flavors)
+    """Whether an idle cluster has such nodes."""
+    for flavor in request.flavors:
+        shape, rooms = bounds.shape(request, flavor), bounds.inventory.of_flavor(flavor)
+        room = rooms.free
+        if shape.terms is not None:
+            room = folded(room, rooms.site.amounts, rooms.site, shape.terms)
+        if rooms.pick(room, shape) is not None:
+            return True
+    return False
 
 
 def _breaks_shape(request: Request, _node: QuotaNode, bounds: Bounds) -> bool:
+    gpus_alone = replace(anywhere_of(request), cpus_per_gpu=None, memory_bytes_per_gpu=None)
+    return not _has_shape(gpus_alone, bounds)
+
+
+def _breaks_cpus(request: Request, _node: QuotaNode, bounds: Bounds) -> bool:
+    return not _has_shape(replace(anywhere_of(request), memory_bytes_per_gpu=None), bounds)
+
+
+def _breaks_memory(request: Request, _node: QuotaNode, bounds: Bounds) -> bool:
     return not _has_shape(anywhere_of(request), bounds)
 
 
 def _breaks_topology(request: Request, _node: QuotaNode, bounds: Bounds) -> bool:
     return not _has_shape(request, bounds)
+
+
+def _most_beside(request: Request, bounds: Bounds) -> tuple[int, int]:
+    """The most CPUs, and bytes of memory, for each GPU of the request on the nodes it may get."""
+    found = (0, 0)
+    for flavor in request.flavors:
+        site = bounds.inventory.of_flavor(flavor).site
+        nodes = site.parts(request.node_labels, None).positions
+        each = request.gpus // request.nodes if request.nodes else min(request.gpus, site.sizes.biggest)
+        nodes = nodes[site.sizes.counts[nodes] >= each]
+        most = [int((amount[nodes] // max(1, each)).max(initial=0)) for amount in site.amounts]
+        found = (max(found[0], most[0]), max(found[1], most[1]))
+    return found
 
 
 _LIMITS: Final[tuple[tuple[Limit, Callable[[Request, QuotaNode, Bounds], bool]], ...]] = (
@@ -99,6 +139,8 @@ _LIMITS: Final[tuple[tuple[Limit, Callable[[Request, QuotaNode, Bounds], bool]],
     (Limit.MAX_GPUS_PER_JOB, _breaks_max_gpus_per_job),
     (Limit.NOMINAL, _breaks_nominal),
     (Limit.SHAPE, _breaks_shape),
+    (Limit.CPUS, _breaks_cpus),
+    (Limit.MEMORY, _breaks_memory),
     (Limit.TOPOLOGY, _breaks_topology),
 )
 """The limits in the order in which they are told; each may count on those before it."""

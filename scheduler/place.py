@@ -159,12 +159,18 @@ class Rooms:
     Args:
         nodes: name, GPUs and free GPUs of each.
         labels: of each node; left out where none has any.
+        amounts: CPUs and bytes of memory of each node; left out where nobody asks for any.
     """
 
     __slots__ = ("free", "index", "names", "site", "sizes", "total")
 
-    def __init__(self, nodes: Sequence[tuple[str, int, int]], labels: Sequence[Labels] = ()) -> None:
-        site = Site([name for name, _, _ in nodes], [size for _, size, _ in nodes], labels)
+    def __init__(
+        self,
+        nodes: Sequence[tuple[str, int, int]],
+        labels: Sequence[Labels] = (),
+        amounts: Sequence[tuple[int, int]] = (),
+    ) -> None:
+        site = Site([name for name, _, _ in nodes], [size for _, size, _ in nodes], labels, amounts)
         self.site: Final = site
         self.names, self.index, self.sizes = site.names, site.index, site.sizes
         self.free: Final[Counts] = np.array([free for _, _, free in nodes], dtype=np.int64)
@@ -265,6 +271,7 @@ class FreeView:
         return Rooms(
             [(node.name, len(node.gpu_uuids), len(self._free[node.name])) for node in nodes],
             [node.labels for node in nodes],
+            [(node.cpus or 0, node.memory_bytes or 0) for node in nodes],
         )
 
     @classmethod

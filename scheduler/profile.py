@@ -33,6 +33,8 @@ class Run:
         saved_ms: instant since which its work is on no checkpoint.
         protected_s: the most seconds of work that count as lost.
         is_reclaimable: nobody forbade it and it is not under notice.
+        cpus_per_gpu: CPUs that each of its GPUs takes along; None = the node's share.
+        memory_bytes_per_gpu: memory that each takes along; None = the node's share.
     """
 
     id: AttemptId
@@ -49,6 +51,8 @@ class Run:
     saved_ms: int = 0
     protected_s: int = 0
     is_reclaimable: bool = True
+    cpus_per_gpu: int | None = None
+    memory_bytes_per_gpu: int | None = None
 
     def lost(self, at_ms: int) -> int:
         """GPU-seconds that stopping it at an instant would lose."""
@@ -69,6 +73,8 @@ class Hold:
     share_class: ShareClass
     victims: tuple[AttemptId, ...] = ()
     is_reclaim: bool = False
+    cpus_per_gpu: int | None = None
+    memory_bytes_per_gpu: int | None = None
 
 
 class Profile:

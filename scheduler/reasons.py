@@ -9,7 +9,7 @@ from quota.policy import policy_queue
 from scheduler.fit import Fit, NoFit, World, fits, is_free_to_start
 from scheduler.index import Group
 from scheduler.lines import Waits
-from scheduler.model import PendingJob, ReasonCode, ShareClass, Wait
+from scheduler.model import AttemptId, PendingJob, ReasonCode, ShareClass, Wait
 from scheduler.order import AGED, ENTITLED_FIRST, RESERVED, deciding_rule, in_order, siblings
 from scheduler.place import Shape
 from scheduler.turns import Started, Turns
@@ -89,11 +89,12 @@ class Reasons:
         """Whether the shape still fits after the starts up to this one."""
         rooms = self._turns.world.free.of_flavor(shape.flavor)
         free = rooms.free.copy()
-        for start in self._turns.starts[number + 1 :]:
-            if start.fit.flavor == shape.flavor:
-                for slot in start.fit.slots:
-                    free[rooms.index[slot.node]] += len(slot.gpu_uuids)
-        return rooms.pick(free, shape) is not None
+        later = [start for start in self._turns.starts[number + 1 :] if start.fit.flavor == shape.flavor]
+        for start in later:
+            for slot in start.fit.slots:
+                free[rooms.index[slot.node]] += len(slot.gpu_uuids)
+        gone = {AttemptId(f"{start.job.id}-{start.job.attempts + 1}") for start in later}
+        return rooms.pick(self._turns.world.with_beside_now(free, shape, gone), shape) is not None
 
     def _rule(self, ahead: Started, number: int, job: PendingJob, waits: Waits) -> str:
         """By which rule a start went before a job that waits."""

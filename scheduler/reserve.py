@@ -182,6 +182,7 @@ class Search:
                 return None
         room = self.profile.throughout(ask.start_ms, ask.end_ms, past=ask.past, freed=freed)
         room = self.profile.open(room, ask.start_ms, ask.end_ms, self.job.project_id)
+        room = self.world.with_beside(room, self.shape, ask, freed)
         if only is not None:
             is_allowed = self.profile.rooms.allows([node for node, _ in only], self.shape)
             return only if is_allowed and all(room[node] >= gpus for node, gpus in only) else None
@@ -205,6 +206,8 @@ class Search:
             picks=picks,
             share_class=share_class,
             victims=tuple(run.id for run in victims),
+            cpus_per_gpu=self.job.request.cpus_per_gpu,
+            memory_bytes_per_gpu=self.job.request.memory_bytes_per_gpu,
         )
 
 

@@ -30,6 +30,7 @@ class Running:
         self._gone: frozenset[str] = frozenset()
         self._free = FreeView(())
         self._runs: dict[AttemptId, Run] = {}
+        self._over: dict[AttemptId, str] = {}
 
     def follow(self, snapshot: Snapshot, policy: Policy) -> None:
         """Take over what started, ended or changed; other nodes or another policy begin anew."""
@@ -39,14 +40,23 @@ class Running:
             self._gone = frozenset(node.name for node in snapshot.nodes if node.state is NodeState.DRAINED)
             self._free = FreeView(node for node in snapshot.nodes if node.state is NodeState.UP)
             self._runs = {}
+            self._over = {}
         came, gone = changes(self._live, snapshot.live)
         for attempt in gone:
             del self._runs[attempt.id]
+            self._over.pop(attempt.id, None)
             self._free.give_back(attempt.slots)
         for attempt in came:
-            self._runs[attempt.id] = self._run(attempt, policy)
+            run = self._runs[attempt.id] = self._run(attempt, policy)
+            if self._free.of_flavor(run.flavor).site.is_over(run.cpus_per_gpu, run.memory_bytes_per_gpu):
+                self._over[run.id] = run.flavor
             self._free.occupy(attempt.slots)
         self._live = snapshot.live
+
+    @property
+    def tight(self) -> frozenset[str]:
+        """Flavors on which something holds more than its nodes' shares of CPUs or memory."""
+        return frozenset(self._over.values())
 
     def free(self) -> FreeView:
         """What is free now: nodes that are UP without the GPUs of live attempts; a copy."""
@@ -80,6 +90,8 @@ class Running:
             saved_ms=max(attempt.checkpoint_ms or 0, attempt.committed_ms or attempt.admitted_ms),
             protected_s=policy.checkpoint_max_protected_s,
             is_reclaimable=not (is_ending or attempt.is_protected or attempt.reclaimed_by is not None),
+            cpus_per_gpu=attempt.request.cpus_per_gpu,
+            memory_bytes_per_gpu=attempt.request.memory_bytes_per_gpu,
         )
 
 

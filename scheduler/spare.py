@@ -38,7 +38,7 @@ def _spare(turns: Turns, hold: Hold, victim: AttemptId) -> None:
     without = search.without(hold, others)
     if without is not None:
         world.hold(without)
-        if profile.is_sound():
+        if world.is_sound(hold.flavor):
             return
         world.release(hold.job_id)
     world.hold(hold)

@@ -58,11 +58,6 @@ class Terms:
     cpus_per_gpu: int | None = None
     memory_bytes_per_gpu: int | None = None
 
-    @property
-    def needs_more(self) -> bool:
-        """Whether CPUs or memory are asked for by number."""
-        return self.cpus_per_gpu is not None or self.memory_bytes_per_gpu is not None
-
 
 def levels_of(known: Sequence[str], required: str | None, preferred: str | None) -> tuple[str | None, ...]:
     """In which order the levels are tried; empty where the levels asked for cannot be.
@@ -127,18 +122,49 @@ class Site:
         names: sorted.
         sizes: GPUs of each.
         labels: of each; none at all where nobody asks for any.
+        amounts: CPUs and bytes of memory of each, 0 = not stated; none at all where nobody asks for any.
     """
 
-    def __init__(self, names: Sequence[str], sizes: Sequence[int], labels: Sequence[Labels] = ()) -> None:
+    def __init__(
+        self,
+        names: Sequence[str],
+        sizes: Sequence[int],
+        labels: Sequence[Labels] = (),
+        amounts: Sequence[tuple[int, int]] = (),
+    ) -> None:
         self.names: Final = tuple(names)
         self.index: Final = {name: position for position, name in enumerate(self.names)}
         self.sizes: Final = Sizes(sizes)
         self._labels: Final = tuple(labels)
+        self._amounts: Final = tuple(amounts)
         self._parts: Final[dict[tuple[Labels, str | None], Parts]] = {}
 
     @cached_property
     def _by_name(self) -> list[dict[str, str]]:
         return [dict(labels) for labels in self._labels] or [{} for _ in self.names]
+
+    @cached_property
+    def amounts(self) -> tuple[Counts, Counts]:
+        """CPUs, and bytes of memory, of each node."""
+        table = np.array(self._amounts or [(0, 0) for _ in self.names], dtype=np.int64).reshape(-1, 2)
+        return table[:, 0], table[:, 1]
+
+    @cached_property
+    def shares(self) -> tuple[Counts, Counts]:
+        """The same for one GPU of each node, rounded down."""
+        cpus, memory = self.amounts
+        gpus = np.maximum(self.sizes.counts, 1)
+        return cpus // gpus, memory // gpus
+
+    def is_over(self, cpus_per_gpu: int | None, memory_bytes_per_gpu: int | None) -> bool:
+        """Whether so much for each GPU is more than the share of some node."""
+        if cpus_per_gpu is None and memory_bytes_per_gpu is None:
+            return False
+        asked = (cpus_per_gpu, memory_bytes_per_gpu)
+        return any(
+            own is not None and bool((share < own).any())
+            for share, own in zip(self.shares, asked, strict=True)
+        )
 
     def parts(self, labels: Labels, level: str | None) -> Parts:
         """The nodes that have the labels, by domain of the level (None = all of them are one)."""

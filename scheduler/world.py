@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Final
@@ -11,6 +11,7 @@ from uuid import UUID
 from quota.model import GrantId, Policy, QuotaNode
 from quota.policy import policy_queue
 from quota.tree import Tree, Use, pool_of, tree_of
+from scheduler.beside import Amounts, Beside, folded
 from scheduler.model import (
     AttemptId,
     GrantView,
@@ -22,10 +23,10 @@ from scheduler.model import (
     Slot,
     Snapshot,
 )
-from scheduler.place import FreeView, Shape
+from scheduler.place import Choice, Counts, FreeView, Shape
 from scheduler.profile import Hold, Profile, Run
 from scheduler.running import LEAST_GRACE_MS, MS, Running
-from scheduler.shares import Shares
+from scheduler.shares import Ask, Shares
 from scheduler.topology import terms_of
 
 NO_LIMITS: Final = Tree({"": 0}, {}, {}, {}, {})
@@ -86,7 +87,7 @@ class Bounds:
         for flavor, gpus in snapshot.capacity.items():
             capacity[pool_of(flavor)] = capacity.get(pool_of(flavor), 0) + gpus
         self.policy: Final = policy
-        self.trees: Final = {pool: tree_of(policy, gpus) for pool, gpus in capacity.items()}
+        self.trees: Final = {pool: tree_of(policy, gpus, pool) for pool, gpus in capacity.items()}
         self.queues: Final[Mapping[str, QuotaNode]] = {
             node.path: node for node in policy.tree if node.path not in parents
         }
@@ -159,6 +160,8 @@ class World:
             )
             for flavor, rooms in self.free.rooms.items()
         }
+        self._tight: Final = set(running.tight)
+        self._beside: Final[dict[str, Beside]] = {}
         self.held: Final[dict[JobId, Hold]] = {}
         self._starts = 0
         self._grants: Final[dict[tuple[UUID, str], list[GrantView]]] = {}
@@ -208,7 +211,10 @@ class World:
             end_ms=self.at_ms + job.request.walltime_s * MS,
             priority=job.priority,
             grace_ms=self.bounds.grace_ms(queue),
+            cpus_per_gpu=job.request.cpus_per_gpu,
+            memory_bytes_per_gpu=job.request.memory_bytes_per_gpu,
         )
+        self._tighten(run)
         self.profiles[fit.flavor].start(run)
         self.shares_of(fit.flavor).start(run)
         self._claimed_s[fit.grant_id] = self.claimed_s(fit.grant_id) + fit.claim_s
@@ -217,6 +223,7 @@ class World:
 
     def _stamp(self) -> None:
         """The world is another one from now on. A version never comes back for another world."""
+        self._beside.clear()
         self._stamps += 1
         self.version = self._stamps
 
@@ -226,6 +233,7 @@ class World:
 
     def hold(self, hold: Hold) -> None:
         """A planned start stands from now on, and its victims end when it begins."""
+        self._tighten(hold)
         profile = self.profiles[hold.flavor]
         shares = self.shares_of(hold.flavor)
         profile.hold(hold)
@@ -245,6 +253,61 @@ class World:
                 shares.ends_anew(profile.runs[victim])
             self._stamp()
         return hold
+
+    # CPUs and memory, once something asks for more than its share of a node.
+
+    def _tighten(self, held: Run | Hold) -> None:
+        """From now on CPUs and memory of the flavor are looked at, if this takes more than its share."""
+        site = self.profiles[held.flavor].rooms.site
+        if site.is_over(held.cpus_per_gpu, held.memory_bytes_per_gpu):
+            self._tight.add(held.flavor)
+
+    def _beside_of(self, shape: Shape) -> Beside | None:
+        """CPUs and memory beside the GPUs that the shape asks for; None where free GPUs have theirs."""
+        flavor, terms = shape.flavor, shape.terms
+        if flavor not in self.profiles or (terms is None and flavor not in self._tight):
+            return None
+        site = self.profiles[flavor].rooms.site
+        is_over = terms is not None and site.is_over(terms.cpus_per_gpu, terms.memory_bytes_per_gpu)
+        if not is_over and flavor not in self._tight:
+            return None
+        if flavor not in self._beside:
+            profile = self.profiles[flavor]
+            self._beside[flavor] = Beside(site, profile.runs.values(), profile.holds.values())
+        return self._beside[flavor]
+
+    def with_beside(self, room: Counts, shape: Shape, ask: Ask, freed: Iterable[Run]) -> Counts:
+        """Of GPUs that are free throughout a start, those that have their CPUs and memory then."""
+        beside = self._beside_of(shape)
+        if beside is None:
+            return room
+        left = beside.throughout(ask.start_ms, ask.end_ms, ask.past, {run.id for run in freed})
+        return folded(room, left, self.profiles[shape.flavor].rooms.site, shape.terms)
+
+    def with_beside_now(self, room: Counts, shape: Shape, gone: Collection[AttemptId] = ()) -> Counts:
+        """Of GPUs that are free now if these runs were gone, those that have their CPUs and memory."""
+        left = self.left_now(shape, gone)
+        return (
+            room if left is None else folded(room, left, self.profiles[shape.flavor].rooms.site, shape.terms)
+        )
+
+    def left_now(self, shape: Shape, gone: Collection[AttemptId] = ()) -> Amounts | None:
+        """CPUs and memory that are left now on each node; None where free GPUs have theirs."""
+        beside = self._beside_of(shape)
+        return None if beside is None else beside.now(self.at_ms, gone)
+
+    def choose(self, shape: Shape) -> Choice | None:
+        """Nodes for a job of this shape beside what runs and has started, or None; see `FreeView.choose`."""
+        if self._beside_of(shape) is None:
+            return self.free.choose(shape)
+        rooms = self.free.of_flavor(shape.flavor)
+        picks = rooms.pick(self.with_beside_now(rooms.free, shape), shape)
+        return None if picks is None else rooms.named(picks)
+
+    def is_sound(self, flavor: str) -> bool:
+        """Whether every planned start has what it needs beside what runs and the others."""
+        beside = self._beside_of(Shape(flavor, 0, None))
+        return self.profiles[flavor].is_sound() and (beside is None or beside.is_sound())
 
     def holds(self) -> list[Hold]:
         """All planned starts that stand, by job."""
