@@ -194,6 +194,8 @@ def reservation_of(job_id: int, fields: Mapping[str, object]) -> Reservation | N
         share_class=ShareClass(str(found["share_class"])),
         planned_ms=integer(found["planned_ms"]),
         is_reclaim=bool(found["is_reclaim"]),
+        policy_version=str(found.get("policy", "")),
+        capacity_gpus=optional_integer(found.get("capacity_gpus")),
     )
 
 

@@ -23,6 +23,7 @@ from scheduler.model import (
     Snapshot,
     Wait,
 )
+from scheduler.moved import moved
 from scheduler.order import AGED
 from scheduler.profile import Hold
 from scheduler.reasons import Reasons
@@ -65,6 +66,8 @@ def make_plan(snapshot: Snapshot, policy: Policy, index: Index | None = None) ->
         policy.version,
         Entries((*expired, *_admits(turns)), lambda: _waits(turns), (*_reserves(turns), *_preempts(turns))),
         _next_ms(turns),
+        moved(turns),
+        sum(snapshot.capacity.values()),
     )
 
 
