@@ -101,6 +101,8 @@ class Request:
         flavors: acceptable flavors in order of preference, at least one.
         nodes: 1 = must fit one node; n = exactly n nodes with gpus/n on each; None = may span the fewest.
         memory_bytes_per_rank: a rank above it is stopped as OUT_OF_MEMORY; None = the node's own limit.
+        is_entitled_only: it starts within its queue's guarantee alone, where that is large enough for it: it was
+            stopped for others as often as a job may be.
     """
 
     gpus: int
@@ -108,6 +110,7 @@ class Request:
     flavors: tuple[str, ...]
     nodes: int | None = None
     memory_bytes_per_rank: int | None = None
+    is_entitled_only: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -176,7 +179,7 @@ class LiveAttempt:
         priority: of its job; the lowest is reclaimed first.
         grace_s: notice it gets before it is stopped, fixed at its admission.
         checkpoint_ms: the last checkpoint that its agent saw, None = none.
-        is_protected: an operator forbade to reclaim it, or it was disrupted as often as a job may be.
+        is_protected: an operator forbade to reclaim it.
         reclaimed_by: the job that its GPUs are held for, once it is under notice.
         stop_ms: when its notice ends.
         array_id: the array that its job belongs to.

@@ -21,7 +21,7 @@ from api.limits import MAX_EVENTS, MAX_ID, MAX_KEY_CHARS
 from api.schemas import JobIn, JobsQuery, PageQuery
 from quota.service import policy_in_force
 from scheduler import jobs
-from scheduler.model import Numbers, ReasonCode
+from scheduler.model import Numbers
 from scheduler.model import Request as GpuRequest
 from store import journal
 from store.clock import from_ms
@@ -60,8 +60,8 @@ def reason_out(code: str, numbers: Numbers, language: str) -> ReasonOut:
             shown[name] = translate(language, f"{name}.{value}")
         elif name.endswith("_ms") and isinstance(value, int):
             shown[name] = instant(language, from_ms(value))
-    special = f"never_fits.{numbers.get('limit')}"
-    is_special = code == ReasonCode.NEVER_FITS and special in catalogue(language)
+    special = f"{code.lower()}.{numbers.get('limit', numbers.get('cause'))}"
+    is_special = special in catalogue(language)
     text = translate(language, special if is_special else f"reason.{code}", **shown)
     return ReasonOut(code=code, numbers=dict(numbers), text=text)
 

@@ -106,7 +106,7 @@ def test_the_catalogues_say_the_same_in_three_languages() -> None:
 
 
 @pytest.mark.parametrize("language", LANGUAGES)
-@pytest.mark.parametrize("section", ["state", "exit_error", "never_fits"])
+@pytest.mark.parametrize("section", ["state", "exit_error", "never_fits", "borrowing_limit"])
 def test_the_client_and_the_platform_say_the_same_words(section: str, language: str) -> None:
     def words(texts: Mapping[str, str]) -> dict[str, str]:
         return {

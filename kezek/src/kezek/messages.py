@@ -130,9 +130,9 @@ class Messages:
             return self.say("reason.other", code=code, numbers=listed) if listed else code
 
     def _told(self, code: str, numbers: Mapping[str, int | str]) -> str:
-        """The sentence of a reason; what can never fit has its own where the largest job would mislead."""
-        special = f"never_fits.{numbers.get('limit')}"
-        is_special = code == _NEVER_FITS and special in self._texts
+        """The sentence of a reason; some have one of their own for the limit or cause that they name."""
+        special = f"{code.lower()}.{numbers.get('limit', numbers.get('cause'))}"
+        is_special = special in self._texts
         return self.say(special if is_special else f"reason.{code}", **self._shown(numbers))
 
     def _shown(self, numbers: Mapping[str, int | str]) -> dict[str, str]:
