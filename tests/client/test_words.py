@@ -38,7 +38,7 @@ from products.localisation import Purpose
 from products.model import AiKind, BuiltOn, Direction, ProductStatus, Stage
 from products.registers import Criterion, DocumentState, Kind, Step
 from scheduler import model
-from scheduler.fit import Limit
+from scheduler.fit import DISRUPTIONS, Limit
 from scheduler.lifecycle import FINAL_CODES, IDLE_ERROR
 from scheduler.order import ENTITLED_FIRST, FAIR_SHARE, PRIORITY_CLASS, RESERVED, RULES
 from scheduler.plan import AGED
@@ -65,6 +65,7 @@ FROM_THE_PLATFORM = {
     "exit_error": EXIT_ERRORS | {"other"},
     "never_fits": {Limit.FLAVOR, Limit.QUEUE},
     "never_fits_hint": {Limit.FLAVOR, Limit.QUEUE},
+    "borrowing_limit": {DISRUPTIONS},
     "sector": {sector.value for sector in Sector},
     "category": {category.value for category in Category},
     "idle_step": {step.value for step in IdleStep},
