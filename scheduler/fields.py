@@ -6,7 +6,7 @@ What a row says goes through the same functions as what a record says, so that t
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 from typing import Final, cast
 from uuid import UUID
@@ -38,7 +38,8 @@ Fields = dict[str, object]
 """JSON values by name, as the journal holds them."""
 
 MAX_DISRUPTIONS: Final = 5
-"""Times a job is stopped for others at most; then it runs to its end: work that never ends serves nobody."""
+"""Times a job is stopped for others; from then on it starts within its queue's guarantee alone, where nobody takes
+its GPUs back: work that never ends serves nobody (docs/adr/0005)."""
 
 JOB_DEFAULTS: Final[Fields] = {
     "is_interactive": False,
@@ -217,6 +218,8 @@ def reservation_of(job_id: int, fields: Mapping[str, object]) -> Reservation | N
         share_class=ShareClass(str(found["share_class"])),
         planned_ms=integer(found["planned_ms"]),
         is_reclaim=bool(found["is_reclaim"]),
+        policy_version=str(found.get("policy", "")),
+        capacity_gpus=optional_integer(found.get("capacity_gpus")),
     )
 
 
@@ -278,7 +281,9 @@ def pending_job(
         id=JobId(job_id),
         project_id=UUID(str(fields["project_id"])),
         queue=str(fields["queue"]),
-        request=request_of(fields),
+        request=replace(
+            request_of(fields), is_entitled_only=integer(fields["preemptions"]) >= MAX_DISRUPTIONS
+        ),
         priority=integer(fields["priority"]),
         submitted_ms=integer(fields["submitted_ms"]),
         is_held=bool(fields["is_held"]),
@@ -317,7 +322,7 @@ def live_attempt(
         admitted_seq=integer(attempt["admitted_seq"]),
         priority=integer(job["priority"]),
         grace_s=integer(attempt["grace_s"]),
-        is_protected=job_id in standing.pinned or integer(job["preemptions"]) >= MAX_DISRUPTIONS,
+        is_protected=job_id in standing.pinned,
         reclaimed_by=None if reclaimed_by is None else JobId(reclaimed_by),
         stop_ms=optional_integer(attempt["notice_ends_ms"]),
         array_id=None if job["array_id"] is None else JobId(integer(job["array_id"])),

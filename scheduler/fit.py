@@ -47,6 +47,7 @@ __all__ = [
     "fits_eligible",
     "has_room",
     "is_free_to_start",
+    "must_be_entitled",
     "not_eligible",
 ]
 
@@ -61,6 +62,9 @@ class NoFit:
 
 LACKS: Final = ("topology", "cpus", "memory")
 """What may be missing where GPUs are not, as the numbers of a refusal say it (`lacks`)."""
+
+DISRUPTIONS: Final = "disruptions"
+"""What BORROWING_LIMIT names as its `cause` where the job was stopped for others as often as may be."""
 
 _FURTHEST: Final = {
     reason: place
@@ -180,6 +184,17 @@ def _fits_flavor(job: PendingJob, flavor: str, world: World, slots: tuple[Slot, 
     refusal = world.shares_of(flavor).refusal(ask)
     if refusal is not None:
         return limited(job, refusal)
+    if not ask.is_entitled and must_be_entitled(job.request, ask.queue, world.bounds):
+        return NoFit(
+            ReasonCode.BORROWING_LIMIT,
+            {
+                "queue": job.queue,
+                "node": job.queue,
+                "lendable_gpus": 0,
+                "gpus": job.request.gpus,
+                "cause": DISRUPTIONS,
+            },
+        )
     found = _slots(job, flavor, world, ask) if slots is None else _those(job, flavor, world, slots)
     if isinstance(found, NoFit):
         return found
@@ -213,6 +228,13 @@ def ask_now(job: PendingJob, flavor: str, world: World) -> Ask:
     if shares.holds and not is_entitled:
         past = shares.runs_past(queue, gpus, world.bounds.grace_ms(queue), world.at_ms, end_ms)
     return Ask(queue, gpus, world.at_ms, end_ms, is_entitled, past)
+
+
+def must_be_entitled(request: Request, queue: str, bounds: Bounds) -> bool:
+    """Whether the request starts within its queue's guarantee alone; never where that is too small for it."""
+    return request.is_entitled_only and any(
+        request.gpus <= bounds.nominal(queue, flavor) for flavor in request.flavors
+    )
 
 
 def limited(job: PendingJob, refusal: QuotaRefusal) -> NoFit:

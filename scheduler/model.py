@@ -117,6 +117,8 @@ class Request:
         placement: which of the nodes that hold it.
         cpus_per_gpu: CPUs set aside for each GPU; None = the node's share.
         memory_bytes_per_gpu: memory set aside for each GPU; None = the node's share.
+        is_entitled_only: it starts within its queue's guarantee alone, where that is large enough for it: it was
+            stopped for others as often as a job may be.
     """
 
     gpus: int
@@ -130,6 +132,7 @@ class Request:
     placement: Placement = Placement.PACK
     cpus_per_gpu: int | None = None
     memory_bytes_per_gpu: int | None = None
+    is_entitled_only: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -207,7 +210,7 @@ class LiveAttempt:
         priority: of its job; the lowest is reclaimed first.
         grace_s: notice it gets before it is stopped, fixed at its admission.
         checkpoint_ms: the last checkpoint that its agent saw, None = none.
-        is_protected: an operator forbade to reclaim it, or it was disrupted as often as a job may be.
+        is_protected: an operator forbade to reclaim it.
         reclaimed_by: the job that its GPUs are held for, once it is under notice.
         stop_ms: when its notice ends.
         array_id: the array that its job belongs to.
@@ -244,6 +247,8 @@ class Reservation:
     Args:
         planned_ms: instant of the plan that last confirmed it.
         is_reclaim: attempts were given notice for it: nothing may move it but the loss of a node.
+        policy_version: of the policy it was planned under, "" = not on record.
+        capacity_gpus: GPUs in service then, None = not on record.
     """
 
     job_id: JobId
@@ -253,6 +258,37 @@ class Reservation:
     share_class: ShareClass
     planned_ms: int
     is_reclaim: bool = False
+    policy_version: str = ""
+    capacity_gpus: int | None = None
+
+
+class MoveCause(StrEnum):
+    """Why a planned start comes later than planned, or is planned no more."""
+
+    ENTITLED_WORK = "entitled_work"
+    """Work within its guarantee came, or what ran as borrowed runs within it now."""
+    NODE_LOST = "node_lost"
+    POLICY_CHANGED = "policy_changed"
+    OPERATOR_ACT = "operator_act"
+    """A pause, a place at the front, a reclaim forbidden, a node drained, a project suspended."""
+    WINDOW = "window"
+    OVERDUE = "overdue"
+    """What runs, or a cycle, did not come or end when it was to: GPUs count until their absence is proven."""
+    AGED = "aged"
+    """An aged job of its queue, which nobody overtakes, waits still."""
+    NOT_ELIGIBLE = "not_eligible"
+    """The job itself may not start: held, no budget, a dependency; its reason says which."""
+    REPLANNED = "replanned"
+    """None of these: planned starts that stood in each other's way were planned anew."""
+
+
+@dataclass(frozen=True, slots=True)
+class Moved:
+    """A planned start that was put off, by how much, and why; `later_ms` None = it is planned no more."""
+
+    job_id: JobId
+    later_ms: int | None
+    cause: MoveCause
 
 
 class WindowKind(StrEnum):
@@ -372,6 +408,9 @@ class Plan:
             by job, reservations, notices.
         next_ms: instant at which a notice has to go out or a planned start comes, None = none is known;
             a cycle at it keeps every promise, whatever else happens.
+        moved: planned starts that this plan puts off or gives up, by job; follows from the entries' making and is
+            no part of the digest.
+        capacity_gpus: GPUs in service that it was made for.
     """
 
     at_ms: int
@@ -379,6 +418,8 @@ class Plan:
     policy_version: str
     entries: Sequence[PlanEntry]
     next_ms: int | None = None
+    moved: tuple[Moved, ...] = ()
+    capacity_gpus: int | None = None
 
     @property
     def effects(self) -> tuple[PlanEntry, ...]:

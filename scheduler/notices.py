@@ -50,7 +50,7 @@ def keep_promises(
     at = clock.from_ms(plan.at_ms)
     found = Promised()
     planned = {entry.job_id: entry for entry in plan.effects if isinstance(entry, Reserve)}
-    kept = _write_reservations(session, planned, found, at=at, actor=actor)
+    kept = _write_reservations(session, plan, planned, found, actor=actor)
     for entry in plan.effects:
         if isinstance(entry, Preempt) and entry.for_job in kept:
             _tell(session, entry, found, refund_cap_s=refund_cap_s, at=at, actor=actor)
@@ -59,25 +59,29 @@ def keep_promises(
     return found
 
 
-def reservation_to_json(entry: Reserve, planned_ms: int) -> Fields:
-    """The stored form of a planned start; `planned_ms` is when it came to be as it is."""
+def reservation_to_json(entry: Reserve, plan: Plan) -> Fields:
+    """The stored form of a planned start: the plan's instant is when it came to be as it is."""
     return {
         "start_ms": entry.start_ms,
         "place": [[node, gpus] for node, gpus in entry.place],
         "flavor": entry.flavor,
         "share_class": entry.share_class.value,
-        "planned_ms": planned_ms,
+        "planned_ms": plan.at_ms,
         "is_reclaim": entry.is_reclaim,
+        "policy": plan.policy_version,
+        "capacity_gpus": plan.capacity_gpus,
     }
 
 
 def _write_reservations(
-    session: Session, planned: Mapping[JobId, Reserve], found: Promised, *, at: datetime, actor: str
+    session: Session, plan: Plan, planned: Mapping[JobId, Reserve], found: Promised, *, actor: str
 ) -> set[JobId]:
-    """Store the starts that changed; the planned jobs that still wait.
+    """Store the starts that changed, each that comes later with its cause; the planned jobs that still wait.
 
     Rows are locked in the order of their ids, as everywhere.
     """
+    at = clock.from_ms(plan.at_ms)
+    causes = {moved.job_id: moved.cause.value for moved in plan.moved}
     standing = select(JobRow.id).where(
         JobRow.state == JobState.PENDING.value, JobRow.reservation.is_not(None)
     )
@@ -95,7 +99,7 @@ def _write_reservations(
         entry = planned.get(job_id)
         if entry is not None:
             kept.add(job_id)
-        now = None if entry is None else reservation_to_json(entry, clock.to_ms(at))
+        now = None if entry is None else reservation_to_json(entry, plan)
         before = row.reservation
         if _same(before, now):
             continue
@@ -106,7 +110,10 @@ def _write_reservations(
         later_ms = (
             0 if before is None or now is None else integer(now["start_ms"]) - integer(before["start_ms"])
         )
-        book.tell("job.unreserved" if now is None else "job.reserved", {"later_ms": later_ms})
+        details: Fields = {"later_ms": later_ms}
+        if before is not None and (now is None or later_ms > 0):
+            details["cause"] = causes.get(job_id)
+        book.tell("job.unreserved" if now is None else "job.reserved", details)
         found.reserved.append(job_id)
     return kept
 

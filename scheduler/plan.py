@@ -25,6 +25,7 @@ from scheduler.model import (
     Snapshot,
     Wait,
 )
+from scheduler.moved import moved
 from scheduler.order import AGED
 from scheduler.profile import Hold
 from scheduler.reasons import Reasons
@@ -71,6 +72,8 @@ def make_plan(snapshot: Snapshot, policy: Policy, index: Index | None = None) ->
             (*_reserves(turns), *_preempts(turns)),
         ),
         _next_ms(turns),
+        moved(turns),
+        sum(snapshot.capacity.values()),
     )
 
 

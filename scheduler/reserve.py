@@ -14,6 +14,7 @@ from typing import Final, cast
 import numpy as np
 
 from quota.policy import policy_queue
+from scheduler.fit import must_be_entitled
 from scheduler.model import JobId, PendingJob, ShareClass
 from scheduler.place import Counts, Picks
 from scheduler.profile import Hold, Profile, Run
@@ -43,6 +44,7 @@ class Search:
         self.queue: Final = policy_queue(world.bounds.policy, job.queue)
         self.shape: Final = world.bounds.shape(job.request, flavor)
         self.length_ms: Final = job.request.walltime_s * MS
+        self._must_be_entitled: Final = must_be_entitled(job.request, self.queue, world.bounds)
 
     def earliest(self, *, until_ms: int | None = None, may_reclaim: bool = True) -> Hold | None:
         """The earliest start, at `until_ms` at the latest; None when there is none among MAX_INSTANTS.
@@ -173,6 +175,8 @@ class Search:
 
     def _place(self, ask: Ask, victims: Sequence[Run], only: Picks | None = None) -> Picks | None:
         """Nodes for a start if these runs are gone by it; None where limits, windows or room refuse."""
+        if self._must_be_entitled and not ask.is_entitled:
+            return None
         freed = [run for run in victims if run.end_ms > ask.start_ms]
         if not freed and not ask.past and self._pick(self.profile.slack(ask.start_ms)) is None:
             return None  # the span is the least of its instants

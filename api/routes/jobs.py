@@ -21,7 +21,7 @@ from api.limits import MAX_EVENTS, MAX_ID, MAX_KEY_CHARS
 from api.schemas import JobIn, JobsQuery, PageQuery
 from quota.service import policy_in_force
 from scheduler import jobs
-from scheduler.model import Numbers, ReasonCode
+from scheduler.model import Numbers
 from scheduler.model import Request as GpuRequest
 from store import journal
 from store.clock import from_ms
@@ -62,9 +62,9 @@ def reason_out(code: str, numbers: Numbers, language: str) -> ReasonOut:
             shown[name] = instant(language, from_ms(value))
         elif "_bytes" in name and isinstance(value, int):
             shown[name.replace("_bytes", "")] = gibibytes(language, value)
-    special = f"lacks.{numbers.get('lacks')}"
-    if code == ReasonCode.NEVER_FITS:
-        special = f"never_fits.{numbers.get('limit')}"
+    special = f"{code.lower()}.{numbers.get('limit', numbers.get('cause'))}"
+    if "lacks" in numbers:
+        special = f"lacks.{numbers['lacks']}"
     text = translate(language, special if special in catalogue(language) else f"reason.{code}", **shown)
     return ReasonOut(code=code, numbers=dict(numbers), text=text)
 

@@ -38,7 +38,7 @@ from products.localisation import Purpose
 from products.model import AiKind, BuiltOn, Direction, ProductStatus, Stage
 from products.registers import Criterion, DocumentState, Kind, Step
 from scheduler import model
-from scheduler.fit import LACKS, Limit
+from scheduler.fit import DISRUPTIONS, LACKS, Limit
 from scheduler.lifecycle import FINAL_CODES, IDLE_ERROR
 from scheduler.order import ENTITLED_FIRST, FAIR_SHARE, PRIORITY_CLASS, RESERVED, RULES
 from scheduler.plan import AGED
@@ -67,6 +67,7 @@ FROM_THE_PLATFORM = {
     "never_fits": TOLD_APART,
     "never_fits_hint": TOLD_APART,
     "lacks": set(LACKS),
+    "borrowing_limit": {DISRUPTIONS},
     "sector": {sector.value for sector in Sector},
     "category": {category.value for category in Category},
     "idle_step": {step.value for step in IdleStep},
@@ -108,7 +109,7 @@ def test_the_catalogues_say_the_same_in_three_languages() -> None:
 
 
 @pytest.mark.parametrize("language", LANGUAGES)
-@pytest.mark.parametrize("section", ["state", "exit_error", "never_fits", "lacks"])
+@pytest.mark.parametrize("section", ["state", "exit_error", "never_fits", "lacks", "borrowing_limit"])
 def test_the_client_and_the_platform_say_the_same_words(section: str, language: str) -> None:
     def words(texts: Mapping[str, str]) -> dict[str, str]:
         return {

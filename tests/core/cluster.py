@@ -128,7 +128,15 @@ class Cluster:
             self.log.append(("start", job.id))
         self.reservations = tuple(
             Reservation(
-                e.job_id, e.start_ms, e.place, e.flavor, e.share_class, plan.at_ms, is_reclaim=e.is_reclaim
+                e.job_id,
+                e.start_ms,
+                e.place,
+                e.flavor,
+                e.share_class,
+                plan.at_ms,
+                is_reclaim=e.is_reclaim,
+                policy_version=plan.policy_version,
+                capacity_gpus=plan.capacity_gpus,
             )
             for e in plan.entries
             if isinstance(e, Reserve)

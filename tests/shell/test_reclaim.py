@@ -426,6 +426,14 @@ def test_a_lost_node_takes_a_planned_start_elsewhere(shared):
         from scheduler.tables import NodeRow
 
         assert session.get_one(NodeRow, lost).state == NodeState.DOWN.value
+        told = [
+            (record.kind, record.data["later_ms"], record.data.get("cause"))
+            for record in journal.of_subject(session, f"job:{owner}")
+            if record.kind in {"job.reserved", "job.unreserved"}
+        ]
+    (first, *_, last) = told
+    assert first == ("job.reserved", 0, None)
+    assert last[2] == "node_lost"
     world.check()
 
 

@@ -130,10 +130,10 @@ class Messages:
             return self.say("reason.other", code=code, numbers=listed) if listed else code
 
     def _told(self, code: str, numbers: Mapping[str, int | str]) -> str:
-        """The sentence of a reason; what can never fit, or lacks no GPUs, has its own where figures would mislead."""
-        special = f"lacks.{numbers.get('lacks')}"
-        if code == _NEVER_FITS:
-            special = f"never_fits.{numbers.get('limit')}"
+        """The sentence of a reason; some have one of their own for the limit or cause that they name, or what lacks."""
+        special = f"{code.lower()}.{numbers.get('limit', numbers.get('cause'))}"
+        if "lacks" in numbers:
+            special = f"lacks.{numbers['lacks']}"
         return self.say(special if special in self._texts else f"reason.{code}", **self._shown(numbers))
 
     def _shown(self, numbers: Mapping[str, int | str]) -> dict[str, str]:

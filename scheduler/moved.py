@@ -1,0 +1,141 @@
+"""Why a planned start comes later than it was planned, or is planned no more: one cause each. Pure.
+
+Told apart by asking again with the jobs alone that held planned starts: where the start would stand then, other
+waiting jobs took its place, and only entitled ones may; where it would not, the world changed under it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Final
+
+from scheduler.fit import MS, not_eligible
+from scheduler.model import (
+    JobState,
+    LiveAttempt,
+    MoveCause,
+    Moved,
+    NodeState,
+    PendingJob,
+    ReasonCode,
+    Reservation,
+    Snapshot,
+)
+from scheduler.profile import Hold
+from scheduler.turns import Turns
+
+_BY_OPERATOR: Final = frozenset({ReasonCode.PAUSED, ReasonCode.PROJECT_SUSPENDED})
+
+
+def moved(turns: Turns) -> tuple[Moved, ...]:
+    """Planned starts that a cycle put off or took away, by job, each with its cause.
+
+    Nothing is done where none moved; else one more pass over the jobs that held planned starts.
+    """
+    kept = [standing for standing in turns.snapshot.reservations if _is_later(standing, turns)]
+    if not kept:
+        return ()
+    alone = _alone(turns)
+    return tuple(
+        Moved(one.job_id, _later_ms(one, turns.world.held.get(one.job_id)), _cause(one, turns, alone))
+        for one in sorted(kept, key=lambda one: one.job_id)
+    )
+
+
+def _is_later(kept: Reservation, turns: Turns) -> bool:
+    """Whether the job waits still, and its start does not stand where it was or sooner."""
+    if kept.job_id not in turns.jobs or kept.job_id in turns.started:
+        return False
+    hold = turns.world.held.get(kept.job_id)
+    return hold is None or hold.start_ms > kept.start_ms
+
+
+def _later_ms(kept: Reservation, hold: Hold | None) -> int | None:
+    return None if hold is None else hold.start_ms - kept.start_ms
+
+
+def _alone(turns: Turns) -> Turns:
+    """The cycle as it would be if nobody waited but those who held planned starts."""
+    holders = {kept.job_id for kept in turns.snapshot.reservations}
+    pending = tuple(job for job in turns.snapshot.pending if job.id in holders)
+    alone = Turns(replace(turns.snapshot, pending=pending), turns.policy)
+    alone.keep_reclaims()
+    alone.planned()
+    return alone
+
+
+def _cause(kept: Reservation, turns: Turns, alone: Turns) -> MoveCause:
+    """The first that applies."""
+    job = turns.jobs[kept.job_id]
+    refusal = not_eligible(job, turns.world)
+    if kept.policy_version not in {"", turns.policy.version}:
+        return MoveCause.POLICY_CHANGED
+    if refusal is not None and refusal.reason is not ReasonCode.NEVER_FITS:
+        return MoveCause.OPERATOR_ACT if refusal.reason in _BY_OPERATOR else MoveCause.NOT_ELIGIBLE
+    waits, hold = turns.waits.get(job.id), alone.world.held.get(job.id)
+    if waits is not None and waits.shield is not None:
+        return MoveCause.AGED
+    if job.id in alone.started or (hold is not None and hold.start_ms <= kept.start_ms):
+        return _of_others(kept, turns)
+    return _of_world(kept, job, turns.snapshot)
+
+
+def _of_others(kept: Reservation, turns: Turns) -> MoveCause:
+    """A start that other waiting jobs put off: by their right, or because an operator put one first."""
+    nodes = {node for node, _ in kept.place}
+    ahead = {start.job.id for start in turns.starts if nodes & {slot.node for slot in start.fit.slots}}
+    ahead |= {job_id for job_id in turns.world.held if job_id != kept.job_id}
+    is_expedited = any(turns.jobs[job_id].is_expedited for job_id in ahead if job_id in turns.jobs)
+    return MoveCause.OPERATOR_ACT if is_expedited else MoveCause.ENTITLED_WORK
+
+
+def _of_world(kept: Reservation, job: PendingJob, snapshot: Snapshot) -> MoveCause:
+    """What changed under a planned start."""
+    of_nodes = _of_nodes(kept, snapshot)
+    if of_nodes is not None:
+        return of_nodes
+    nodes = {node for node, _ in kept.place}
+    ends_ms = kept.start_ms + job.request.walltime_s * MS
+    if any(
+        window.nodes & nodes
+        and job.project_id not in window.projects
+        and window.from_ms < ends_ms
+        and window.to_ms > kept.start_ms
+        for window in snapshot.windows
+    ):
+        return MoveCause.WINDOW
+    running = _of_pool(kept, snapshot)
+    is_missed = any(standing.start_ms < snapshot.at_ms for standing in snapshot.reservations)
+    if is_missed or any(_is_overdue(attempt, snapshot.at_ms) for attempt in running):
+        return MoveCause.OVERDUE
+    is_pinned = any(attempt.is_protected for attempt in running)
+    return MoveCause.OPERATOR_ACT if is_pinned else MoveCause.REPLANNED
+
+
+def _of_nodes(kept: Reservation, snapshot: Snapshot) -> MoveCause | None:
+    """Whether the nodes of the place, or the GPUs in service that quotas are shares of, are not what they were."""
+    states = {node.name: node.state for node in snapshot.nodes}
+    place = {states.get(node) for node, _ in kept.place}
+    if NodeState.DRAINED in place:
+        return MoveCause.OPERATOR_ACT
+    if place != {NodeState.UP}:
+        return MoveCause.NODE_LOST
+    capacity = sum(snapshot.capacity.values())
+    if kept.capacity_gpus is not None and capacity < kept.capacity_gpus:
+        is_drained = NodeState.DRAINED in states.values()
+        return MoveCause.OPERATOR_ACT if is_drained else MoveCause.NODE_LOST
+    return None
+
+
+def _of_pool(kept: Reservation, snapshot: Snapshot) -> list[LiveAttempt]:
+    """What runs on nodes of the flavor."""
+    of_flavor = {node.name for node in snapshot.nodes if node.flavor == kept.flavor}
+    return [attempt for attempt in snapshot.live if attempt.slots[0].node in of_flavor]
+
+
+def _is_overdue(attempt: LiveAttempt, at_ms: int) -> bool:
+    """Whether its end is not what could be planned with: not begun yet, or not over when it was to be."""
+    if attempt.committed_ms is None or attempt.is_stopping or attempt.state is JobState.COMPLETING:
+        return True
+    ends_ms = attempt.committed_ms + attempt.request.walltime_s * MS
+    return min(ends_ms, ends_ms if attempt.stop_ms is None else attempt.stop_ms) <= at_ms
