@@ -57,12 +57,13 @@ class Reasons:
     def _shut_out(self, job: PendingJob) -> NoFit:
         """Why a job that found no room cannot start, as the cycle ended."""
         key = (job.queue, job.request, job.project_id)
-        known = self._refusals.get(key)
-        if known is not None and is_free_to_start(job, self._turns.world.at_ms):
-            return known
+        is_like_others = is_free_to_start(job, self._turns.world.at_ms)
+        if is_like_others and key in self._refusals:
+            return self._refusals[key]
         found = fits(job, self._turns.world)
         refusal = found if isinstance(found, NoFit) else NoFit(ReasonCode.NO_CAPACITY)
-        self._refusals[key] = refusal
+        if is_like_others:  # what keeps this one back keeps none of its kind
+            self._refusals[key] = refusal
         return refusal
 
     def _alone(self, job: PendingJob) -> Fit | None:

@@ -65,6 +65,15 @@ def test_what_someone_keeps_back_says_who(build, rest, reason, numbers):
     assert reasons(plan) == {1: (reason, numbers)}
 
 
+def test_what_keeps_one_job_back_is_not_told_to_others_like_it(build):
+    jobs = [build.job(1, 4, is_held=True), build.job(2, 4), build.job(3, 4, begin_ms=build.now_ms + 5)]
+    live = [build.live(9, " ".join(f"n0:{gpu}" for gpu in range(8)))]
+    policy = build.policy({"q": {"nominal": 0}, "r": {"nominal": 8}}, start_reservations=0)
+    plan = make_plan(build.snapshot(pending=jobs, live=live), policy)
+    found = {job_id: reason for job_id, (reason, _) in reasons(plan).items()}
+    assert found == {1: ReasonCode.HELD, 2: ReasonCode.NO_CAPACITY, 3: ReasonCode.BEGIN_TIME}
+
+
 def test_an_array_starts_no_more_than_its_cap_in_one_cycle(build):
     jobs = [build.job(number, array=Array(JobId(1), 2)) for number in range(1, 5)]
     plan = make_plan(build.snapshot(pending=jobs), build.policy())
