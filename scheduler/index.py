@@ -22,8 +22,17 @@ from scheduler.world import Bounds
 
 Group = tuple[str, Request, UUID]
 """Queue, request and project: all that grants, quota and room look at."""
+Asked = tuple[tuple[str, ...], int, int | None]
+"""Flavors, GPUs and nodes of a request: what refuses room to one refuses it to all alike."""
 FEW: Final = 8
-"""Jobs that are put into their places one by one; more are sorted in."""
+"""Jobs that are put into their places, or taken out, one by one; more are sorted in, or out."""
+PLAIN: Final = (0, 0)
+"""Begin of the place of a job that is neither expedited nor aged."""
+
+
+def asked(request: Request) -> Asked:
+    """What a request asks for, as far as room goes."""
+    return (request.flavors, request.gpus, request.nodes)
 
 
 class Kind:
@@ -33,16 +42,23 @@ class Kind:
 
     Args:
         group: number of their queue, request and project.
+        shape: what they ask for, as far as room goes.
         can_age: whether its jobs become aged one day.
     """
 
-    __slots__ = ("can_age", "group", "jobs", "keys")
+    __slots__ = ("can_age", "group", "jobs", "keys", "shape")
 
-    def __init__(self, group: int, *, can_age: bool) -> None:
+    def __init__(self, group: int, shape: Asked, *, can_age: bool) -> None:
         self.group: Final = group
+        self.shape: Final = shape
         self.can_age: Final = can_age
         self.keys: list[Key] = []
         self.jobs: list[PendingJob] = []
+
+    @property
+    def is_plain(self) -> bool:
+        """Whether none of them is expedited or aged: these stand first."""
+        return self.keys[0][:2] == PLAIN
 
     def add(self, found: list[tuple[Key, PendingJob]]) -> None:
         """Put jobs into their places."""
@@ -58,9 +74,15 @@ class Kind:
 
     def remove(self, keys: list[Key]) -> None:
         """Take the jobs with these keys out."""
-        gone = set(keys)
-        kept = [pair for pair in zip(self.keys, self.jobs, strict=True) if pair[0] not in gone]
-        self.keys, self.jobs = [key for key, _ in kept], [job for _, job in kept]
+        if len(keys) > FEW:
+            gone = set(keys)
+            kept = [pair for pair in zip(self.keys, self.jobs, strict=True) if pair[0] not in gone]
+            self.keys, self.jobs = [key for key, _ in kept], [job for _, job in kept]
+            return
+        self.keys, self.jobs = self.keys.copy(), self.jobs.copy()
+        for key in keys:
+            place = bisect_left(self.keys, key)
+            del self.keys[place], self.jobs[place]
 
 
 class Index:
@@ -136,7 +158,7 @@ class Index:
             kind = kinds.get(name)
             if kind is None:
                 number = self._groups.setdefault(group, len(self._groups))
-                kind = kinds[name] = Kind(number, can_age=aging.can_age(job, queue))
+                kind = kinds[name] = Kind(number, asked(job.request), can_age=aging.can_age(job, queue))
             is_aged = kind.can_age and aging.is_aged(job, queue)
             key = key_of(job, is_aged=is_aged)
             self.jobs[job.id] = job

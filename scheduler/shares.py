@@ -95,11 +95,11 @@ class Shares:
 
     def class_now(self, queue: str, gpus: int) -> ShareClass:
         """Class of a job that would start now: what runs and has just started goes before it."""
-        nominal = self.tree.nominal.get(queue, 0)
-        if gpus > nominal:
-            return ShareClass.BORROWED
-        left = nominal - self.charged(queue, self.at_ms)[0]
-        return ShareClass.ENTITLED if gpus <= left else ShareClass.BORROWED
+        return ShareClass.ENTITLED if gpus <= self.left_now(queue) else ShareClass.BORROWED
+
+    def left_now(self, queue: str) -> int:
+        """GPUs of the queue's nominal that what runs and has just started leaves, 0 or more."""
+        return self.tree.nominal.get(queue, 0) - self.charged(queue, self.at_ms)[0]
 
     def class_at(self, queue: str, gpus: int, at_ms: int) -> ShareClass:
         """Class of a job that would start at an instant, planned starts of its queue going before it."""

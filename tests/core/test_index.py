@@ -55,7 +55,7 @@ def test_changes_do_not_rely_on_the_order(before, after):
 def test_many_jobs_of_a_kind_are_sorted_in_and_earlier_lists_stay(build):
     jobs = [build.job(number, 1) for number in range(1, 40)]
     keyed = [(key_of(job, is_aged=False), job) for job in jobs]
-    kind = Kind(0, can_age=False)
+    kind = Kind(0, (("h200",), 1, None), can_age=False)
     kind.add(keyed[20:])
     seen = kind.jobs
     kind.add(keyed[:3])
@@ -140,7 +140,7 @@ def test_who_sleeps_to_the_end_is_told(build):
 
 def test_who_holds_a_planned_start_stands_alone(build):
     jobs = [build.job(number, 1) for number in (1, 2, 3)]
-    kind = Kind(7, can_age=True)
+    kind = Kind(7, (("h200",), 1, None), can_age=True)
     kind.add([(key_of(job, is_aged=False), job) for job in jobs])
     walks = line_of("q", [kind], {id(kind): [1]}).walks
     assert [[job.id for job in walk.jobs] for walk in walks] == [[2], [1, 3]]
