@@ -163,7 +163,7 @@ class Baseline:
         """Plan the first starts on nodes, and start behind them what moves none of them."""
         size = self._stock.size
         rooms = Rooms([(f"n{node:05}", size, free) for node, free in enumerate(self._stock.free)])
-        profile = Profile("gpu", rooms, at_ms, runs=self._as_runs(at_ms), windows=())
+        profile = Profile("gpu", rooms, at_ms, runs={run.id: run for run in self._as_runs(at_ms)}, windows=())
         waits: list[Asked] = []
         refused: dict[int, int] = {}
         for job in self.waiting:

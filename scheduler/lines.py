@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import heapq
 from bisect import bisect_left
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Final
 
 from scheduler.fit import NoFit
-from scheduler.index import PLAIN, Asked, Kind, asked
+from scheduler.index import PLAIN, Alike, Asked, Kind, asked
 from scheduler.model import JobId, PendingJob, ReasonCode
 from scheduler.order import Key
 from scheduler.profile import Hold
@@ -84,31 +84,21 @@ class Walk:
             self.next = end
 
 
-@dataclass(frozen=True, slots=True)
-class Rest:
-    """Jobs of one kind that need no walk of their own so far: none is entitled, expedited or aged."""
-
-    group: int
-    shape: Asked
-    keys: list[Key]
-    jobs: list[PendingJob]
-
-
 class Line:
     """The walks of one queue, merged by the order of the queue.
 
     Args:
         queue: its path.
         walks: of kinds that are walked from the first.
-        kinds: others; those get a walk that may have a turn in this cycle.
+        others: other kinds by what they ask for; those get a walk that may have a turn in this cycle.
     """
 
-    def __init__(self, queue: str, walks: list[Walk], kinds: Iterable[Kind] = ()) -> None:
+    def __init__(self, queue: str, walks: list[Walk], others: dict[Asked, list[Alike]]) -> None:
         self.queue: Final = queue
         self.walks: Final = walks
-        self._rest = [Rest(kind.group, kind.shape, kind.keys, kind.jobs) for kind in kinds]
-        self._shut: list[Rest] = []
-        self.shut_out: Final[list[Rest]] = []
+        self._rest = others
+        self._shut: list[Alike] = []
+        self.shut_out: Final[list[Alike]] = []
         """Kinds for which there was no room and that could not plan a start: they wait as a whole."""
         self.ahead: Final[dict[JobId, Hold]] = {}
         """Planned starts of passed jobs; they bind the queue itself until their turn comes."""
@@ -132,21 +122,22 @@ class Line:
         for walk in self.walks:
             if walk.is_plain and is_passed(asked(walk.job.request)):
                 walk.passed = 0
-        rest = self._rest
-        self._rest = []
-        for kind in rest:
-            if kind.keys[0][:2] == PLAIN and is_passed(kind.shape):
-                self._rest.append(kind)
-            else:
-                self.walks.append(Walk(kind.group, kind.keys, kind.jobs))
+        for shape, kinds in self._rest.items():
+            is_turn = not is_passed(shape)
+            if is_turn or not all(kind.is_plain for kind in kinds):
+                passed = [] if is_turn else [kind for kind in kinds if kind.is_plain]
+                for kind in kinds if is_turn else [kind for kind in kinds if not kind.is_plain]:
+                    self.walks.append(Walk(kind.group, kind.keys, kind.jobs))
+                self._rest[shape] = passed
 
     def walk_all(self) -> None:
         """Every kind gets its walk; those that were passed at once stay so."""
-        for kind in self._rest:
-            self._walk_passed(kind)
-        self._rest = []
+        for kinds in self._rest.values():
+            for kind in kinds:
+                self._walk_passed(kind)
+        self._rest = {}
 
-    def _walk_passed(self, kind: Rest) -> int:
+    def _walk_passed(self, kind: Alike) -> int:
         """A walk for a kind that was passed at once; its number."""
         self.walks.append(Walk(kind.group, kind.keys, kind.jobs))
         self.walks[-1].passed = 0
@@ -171,12 +162,12 @@ class Line:
                     self._sound_asleep.append((number, shut_out(walk.job)))
                 else:
                     found.append(number)
-        for kind in self._rest:
-            if is_shut_out(kind.shape):
-                self._shut.append(kind)
+        for shape, kinds in self._rest.items():
+            if is_shut_out(shape):
+                self._shut += kinds
             else:
-                found.append(self._walk_passed(kind))
-        self._rest = []
+                found += [self._walk_passed(kind) for kind in kinds]
+        self._rest = {}
         self._begin(found)
         return bool(self._heap or self._sound_asleep or self._shut)
 
@@ -270,25 +261,33 @@ def shut_out(job: PendingJob) -> Waits:
     return Waits(job, NoFit(ReasonCode.NO_CAPACITY), is_shut_out=True)
 
 
-def line_of(queue: str, kinds: Iterable[Kind], alone: dict[int, list[int]]) -> Line:
+def line_of(
+    queue: str, shapes: Mapping[Asked, Mapping[object, Kind]], alone: Mapping[int, list[int]]
+) -> Line:
     """The line of a queue.
 
     Args:
         queue: its path.
-        kinds: its waiting jobs.
-        alone: by identity of the kind, places of jobs that are not like the others in this cycle.
+        shapes: its waiting jobs by what they ask for.
+        alone: by identity of the kind, places of its jobs that are not like the others in this cycle.
     """
+    if not alone:
+        others = {shape: [kind.now for kind in kinds.values()] for shape, kinds in shapes.items()}
+        return Line(queue, [], others)
     walks: list[Walk] = []
-    others: list[Kind] = []
-    for kind in kinds:
-        places = alone.get(id(kind))
-        if places is None:
-            others.append(kind)
-            continue
-        walks += [Walk(kind.group, [kind.keys[place]], [kind.jobs[place]]) for place in places]
-        rest = [place for place in range(len(kind.jobs)) if place not in places]
-        if rest:
-            walks.append(
-                Walk(kind.group, [kind.keys[place] for place in rest], [kind.jobs[place] for place in rest])
-            )
+    others = {}
+    for shape, kinds in shapes.items():
+        others[shape] = [kind.now for kind in kinds.values() if id(kind) not in alone]
+        for kind in kinds.values():
+            if id(kind) in alone:
+                walks += _apart(kind.now, alone[id(kind)])
     return Line(queue, walks, others)
+
+
+def _apart(kind: Alike, places: list[int]) -> Iterator[Walk]:
+    """A walk for each of some jobs, and one for the others."""
+    for place in places:
+        yield Walk(kind.group, [kind.keys[place]], [kind.jobs[place]])
+    rest = [place for place in range(len(kind.jobs)) if place not in places]
+    if rest:
+        yield Walk(kind.group, [kind.keys[place] for place in rest], [kind.jobs[place] for place in rest])

@@ -7,7 +7,7 @@ free at its begin and at every planned start within it.
 from __future__ import annotations
 
 from bisect import bisect_right
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Final
 from uuid import UUID
@@ -85,12 +85,18 @@ class Profile:
     """
 
     def __init__(
-        self, flavor: str, rooms: Rooms, at_ms: int, *, runs: Iterable[Run], windows: Sequence[Window]
+        self,
+        flavor: str,
+        rooms: Rooms,
+        at_ms: int,
+        *,
+        runs: Mapping[AttemptId, Run],
+        windows: Sequence[Window],
     ) -> None:
         self.flavor: Final = flavor
         self.rooms: Final = rooms
         self.at_ms: Final = at_ms
-        self.runs: Final = {run.id: run for run in runs}
+        self.runs: Final = dict(runs)
         self.holds: Final[dict[JobId, Hold]] = {}
         self.windows: Final = tuple(windows)
         self._spared: Final[dict[JobId, list[Run]]] = {}
@@ -98,12 +104,19 @@ class Profile:
         self._slack: Final[dict[int, Counts]] = {}
         self._timeline: Timeline | None = None
         self._ends: tuple[Counts, Counts, Counts] | None = None
+        self._rows: Counts | None = None
+        self._more_rows: Final[list[tuple[int, int, int]]] = []
         self._instants: list[int] | None = None
+
+    def know_ends(self, rows: Counts) -> None:
+        """When the runs end, as rows of (end, node, GPUs): whoever kept them spares adding them up anew."""
+        self._rows = rows
 
     def start(self, run: Run) -> None:
         """A job starts now; its GPUs were taken from the rooms already."""
         self.runs[run.id] = run
         self._ends = None
+        self._more_rows.extend((run.end_ms, node, gpus) for node, gpus in run.picks)
         if self._instants is not None:
             _insert(self._instants, run.end_ms)
         if self._timeline is not None:
@@ -131,7 +144,7 @@ class Profile:
     def _change(self, hold: Hold, sign: int) -> None:
         """What is remembered follows a planned start that came or went."""
         if hold.victims:
-            self._ends = self._instants = self._timeline = None
+            self._rows = self._ends = self._instants = self._timeline = None
             self._slack.clear()
             return
         if self._timeline is not None:
@@ -171,8 +184,13 @@ class Profile:
     def _sorted_ends(self) -> tuple[Counts, Counts, Counts]:
         """When runs end, ascending, with the node and the GPUs of each."""
         if self._ends is None:
-            flat = [(run.end_ms, node, gpus) for run in self.runs.values() for node, gpus in run.picks]
-            table = np.array(flat, dtype=np.int64).reshape(-1, 3)
+            if self._rows is None:
+                flat = [(run.end_ms, node, gpus) for run in self.runs.values() for node, gpus in run.picks]
+                self._rows = np.array(flat, dtype=np.int64).reshape(-1, 3)
+            elif self._more_rows:
+                self._rows = np.concatenate((self._rows, np.array(self._more_rows, dtype=np.int64)))
+            self._more_rows.clear()
+            table = self._rows
             table = table[np.argsort(table[:, 0], kind="stable")]
             self._ends = (table[:, 0], table[:, 1], table[:, 2])
         return self._ends

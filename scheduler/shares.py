@@ -6,7 +6,7 @@ Classes follow from admissions alone, so they are told for any instant from what
 from __future__ import annotations
 
 from bisect import insort
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -14,6 +14,8 @@ from quota.tree import QuotaRefusal, Tree, Use, entitled_of
 from scheduler.model import AttemptId, JobId, ShareClass
 from scheduler.profile import Hold, Run
 
+Placed = tuple[tuple[int, int], AttemptId, Run]
+"""A run with its place in the order of admissions."""
 Charged = tuple[int, frozenset[AttemptId]]
 """GPUs that are entitled, and the runs that are borrowed."""
 
@@ -42,20 +44,29 @@ class Shares:
     Args:
         tree: the pool's limits.
         at_ms: now.
-        runs: what holds GPUs of the pool now.
+        runs: what holds GPUs of the pool now, by queue, first admitted first.
     """
 
-    def __init__(self, tree: Tree, at_ms: int, runs: Iterable[Run]) -> None:
+    def __init__(self, tree: Tree, at_ms: int, runs: Mapping[str, Sequence[Placed]]) -> None:
         self.tree: Final = tree
         self.at_ms: Final = at_ms
         self.holds: Final[dict[JobId, Hold]] = {}
-        self._by_queue: Final[dict[str, list[tuple[tuple[int, int], AttemptId, Run]]]] = {}
+        self._by_queue: Final = {queue: list(placed) for queue, placed in runs.items()}
         self._charged: Final[dict[str, dict[int, Charged]]] = {}
-        held: dict[str, int] = {}
-        for run in sorted(runs, key=lambda run: (run.order, run.id)):
-            self._by_queue.setdefault(run.queue, []).append((run.order, run.id, run))
-            held[run.queue] = held.get(run.queue, 0) + run.gpus
+        self._left: Final[dict[str, dict[int, int]]] = {}
+        self._others: Final[dict[tuple[str, int], frozenset[AttemptId]]] = {}
+        held = {queue: sum(run.gpus for _, _, run in placed) for queue, placed in runs.items()}
         self.use: Final = Use(tree, held)
+
+    def hold(self, hold: Hold) -> None:
+        """A planned start stands from now on."""
+        self.holds[hold.job_id] = hold
+        self._left.pop(hold.queue, None)
+
+    def release(self, hold: Hold) -> None:
+        """A planned start stands no more."""
+        del self.holds[hold.job_id]
+        self._left.pop(hold.queue, None)
 
     def start(self, run: Run) -> None:
         """A job starts now, after all that runs: `run.order` is the greatest."""
@@ -68,12 +79,16 @@ class Shares:
         else:
             now = (entitled, borrowed | {run.id})
         self._charged[run.queue] = {self.at_ms: now}
+        self._left.pop(run.queue, None)
+        self._others.clear()
 
     def ends_anew(self, run: Run) -> None:
         """A run got another end."""
         queue = self._by_queue[run.queue]
         queue[:] = [(order, id_, run if id_ == run.id else other) for order, id_, other in queue]
         self._charged.pop(run.queue, None)
+        self._left.pop(run.queue, None)
+        self._others.clear()
 
     def charged(self, queue: str, at_ms: int) -> Charged:
         """GPUs of the queue that are entitled at an instant, and the runs that are borrowed then. O(runs)."""
@@ -103,11 +118,15 @@ class Shares:
 
     def class_at(self, queue: str, gpus: int, at_ms: int) -> ShareClass:
         """Class of a job that would start at an instant, planned starts of its queue going before it."""
-        nominal = self.tree.nominal.get(queue, 0)
-        if gpus > nominal:
-            return ShareClass.BORROWED
-        left = nominal - self.charged(queue, at_ms)[0] - self._planned(queue, at_ms)
-        return ShareClass.ENTITLED if gpus <= left else ShareClass.BORROWED
+        return ShareClass.ENTITLED if gpus <= self.left_at(queue, at_ms) else ShareClass.BORROWED
+
+    def left_at(self, queue: str, at_ms: int) -> int:
+        """GPUs of the queue's nominal that what runs and is planned leaves at an instant. O(runs + holds)."""
+        known = self._left.setdefault(queue, {})
+        if at_ms not in known:
+            nominal = self.tree.nominal.get(queue, 0)
+            known[at_ms] = nominal - self.charged(queue, at_ms)[0] - self._planned(queue, at_ms)
+        return known[at_ms]
 
     def _planned(self, queue: str, at_ms: int) -> int:
         """GPUs of the queue's planned starts that are entitled and running at an instant."""
@@ -140,7 +159,7 @@ class Shares:
             and hold.share_class is ShareClass.ENTITLED
             and not hold.is_reclaim  # its victims are told already
             and start_ms + grace_ms < hold.start_ms < end_ms  # notice comes after the start
-            and self.class_at(queue, gpus, hold.start_ms) is ShareClass.BORROWED
+            and gpus > self.left_at(queue, hold.start_ms)
         )
 
     def refusal(self, ask: Ask) -> QuotaRefusal | None:
@@ -179,8 +198,8 @@ class Shares:
     def borrowed_of_others(self, queue: str, at_ms: int | None = None) -> frozenset[AttemptId]:
         """Runs of other queues that are borrowed at an instant (None = now). O(queues) when remembered."""
         at_ms = self.at_ms if at_ms is None else at_ms
-        found: frozenset[AttemptId] = frozenset()
-        for other in self._by_queue:
-            if other != queue and self.charged(other, self.at_ms)[1]:
-                found |= self.charged(other, at_ms)[1]
-        return found
+        if (queue, at_ms) not in self._others:
+            borrowers = [other for other in self._by_queue if self.charged(other, self.at_ms)[1]]
+            borrowed = [self.charged(other, at_ms)[1] for other in borrowers if other != queue]
+            self._others[queue, at_ms] = frozenset().union(*borrowed)
+        return self._others[queue, at_ms]

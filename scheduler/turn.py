@@ -85,12 +85,13 @@ class Turn:
 
     def _lines(self) -> dict[str, Line]:
         """The queues by name; who holds a planned start stands alone."""
-        alone: dict[int, list[int]] = {}
+        alone: dict[str, dict[int, list[int]]] = {}
         for job_id in self.standing:
+            queue = policy_queue(self.policy, self.jobs[job_id].queue)
             kind, place = self._index.place(job_id)
-            alone.setdefault(id(kind), []).append(place)
-        queues = self._index.queues
-        return {queue: line_of(queue, queues[queue].values(), alone) for queue in sorted(queues)}
+            alone.setdefault(queue, {}).setdefault(id(kind), []).append(place)
+        shapes = self._index.shapes
+        return {queue: line_of(queue, shapes[queue], alone.get(queue, {})) for queue in sorted(shapes)}
 
     def is_entitled(self, job: PendingJob) -> bool:
         """Whether the job would be entitled if it started now, on any flavor it takes."""
@@ -165,7 +166,7 @@ class Turn:
 
     def _group(self, job: PendingJob) -> int:
         kind, _ = self._index.place(job.id)
-        return kind.group
+        return kind.now.group
 
     def _fits(self, job: PendingJob) -> Fit | NoFit:
         """`fits` with its refusals remembered while nothing changes: a flood of like jobs costs one answer."""
@@ -198,6 +199,8 @@ class Turn:
             )
             if kept is not None and is_new:
                 return kept
+            if kept is not None and job.request.flavors == (own.flavor,):
+                return search.earliest(until_ms=kept.start_ms - 1) or kept
             if kept is not None:
                 return earliest(job, self.world, until_ms=kept.start_ms - 1) or kept
         return earliest(job, self.world)

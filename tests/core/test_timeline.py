@@ -31,7 +31,7 @@ def profile(runs):
         for node, gpus in each.picks:
             free[node] -= gpus
     rooms = Rooms([(f"n{node}", 8, left) for node, left in enumerate(free)])
-    return Profile("h200", rooms, 1_000, runs=runs, windows=())
+    return Profile("h200", rooms, 1_000, runs={each.id: each for each in runs}, windows=())
 
 
 def table(ends=()):
