@@ -130,8 +130,10 @@ class Index:
         """Begin anew."""
         self.jobs: dict[JobId, PendingJob] = {}
         self.queues: dict[str, dict[object, Kind]] = {}
-        self.shapes: dict[str, dict[Asked, dict[object, Kind]]] = {}
-        """The same kinds by queue and by what they ask for."""
+        self._shapes: dict[str, dict[Asked, dict[object, Kind]]] = {}
+        self.alike: dict[str, dict[Asked, list[Alike]]] = {}
+        """The same kinds by queue and by what they ask for; its lists are replaced, never changed."""
+        self._changed: set[tuple[str, Asked]] = set()
         self._pending: tuple[PendingJob, ...] = ()
         self._places: dict[JobId, tuple[str, object, Key]] = {}
         self._groups: dict[Group, int] = {}
@@ -156,12 +158,21 @@ class Index:
         aged = self._aged(aging)
         self._remove(aged)
         self._add(aged, aging)
+        for queue, shape in self._changed:
+            kinds = self._shapes[queue][shape].values()
+            self.alike.setdefault(queue, {})[shape] = [kind.now for kind in kinds]
+        self._changed.clear()
 
     def place(self, job_id: JobId) -> tuple[Kind, int]:
         """The job's kind, and where in it the job stands."""
         queue, name, key = self._places[job_id]
         kind = self.queues[queue][name]
         return kind, bisect_left(kind.now.keys, key)
+
+    def group(self, job_id: JobId) -> int:
+        """Number of the job's queue, request and project."""
+        queue, name, _ = self._places[job_id]
+        return self.queues[queue][name].now.group
 
     def _add(self, jobs: Iterable[PendingJob], aging: Aging) -> None:
         found: dict[int, tuple[Kind, list[tuple[Key, PendingJob]]]] = {}
@@ -176,7 +187,8 @@ class Index:
                 number = self._groups.setdefault(group, len(self._groups))
                 shape = asked(job.request)
                 kind = kinds[name] = Kind(number, shape, can_age=aging.can_age(job, queue))
-                self.shapes.setdefault(queue, {}).setdefault(shape, {})[name] = kind
+                self._shapes.setdefault(queue, {}).setdefault(shape, {})[name] = kind
+            self._changed.add((queue, kind.now.shape))
             is_aged = kind.can_age and aging.is_aged(job, queue)
             key = key_of(job, is_aged=is_aged)
             self.jobs[job.id] = job
@@ -196,9 +208,10 @@ class Index:
         for (queue, name), keys in found.items():
             kind = self.queues[queue][name]
             kind.remove(keys)
+            self._changed.add((queue, kind.now.shape))
             if not kind.now.jobs:
                 del self.queues[queue][name]
-                del self.shapes[queue][kind.now.shape][name]
+                del self._shapes[queue][kind.now.shape][name]
 
     def _aged(self, aging: Aging) -> list[PendingJob]:
         """Jobs that have become aged since the last snapshot."""

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from scheduler.fit import NoFit
-from scheduler.index import PLAIN, Alike, Asked, Kind, asked
+from scheduler.index import PLAIN, Alike, Asked, asked
 from scheduler.model import JobId, PendingJob, ReasonCode
 from scheduler.order import Key
 from scheduler.profile import Hold
@@ -261,33 +261,30 @@ def shut_out(job: PendingJob) -> Waits:
     return Waits(job, NoFit(ReasonCode.NO_CAPACITY), is_shut_out=True)
 
 
-def line_of(
-    queue: str, shapes: Mapping[Asked, Mapping[object, Kind]], alone: Mapping[int, list[int]]
-) -> Line:
+def line_of(queue: str, alike: Mapping[Asked, list[Alike]], alone: Mapping[int, list[int]]) -> Line:
     """The line of a queue.
 
     Args:
         queue: its path.
-        shapes: its waiting jobs by what they ask for.
-        alone: by identity of the kind, places of its jobs that are not like the others in this cycle.
+        alike: its waiting jobs by what they ask for.
+        alone: by identity of `Alike`, places of its jobs that are not like the others in this cycle, ascending.
     """
-    if not alone:
-        others = {shape: [kind.now for kind in kinds.values()] for shape, kinds in shapes.items()}
-        return Line(queue, [], others)
+    others = dict(alike)
     walks: list[Walk] = []
-    others = {}
-    for shape, kinds in shapes.items():
-        others[shape] = [kind.now for kind in kinds.values() if id(kind) not in alone]
-        for kind in kinds.values():
-            if id(kind) in alone:
-                walks += _apart(kind.now, alone[id(kind)])
+    if alone:
+        for shape, kinds in alike.items():
+            apart = [kind for kind in kinds if id(kind) in alone]
+            if apart:
+                others[shape] = [kind for kind in kinds if id(kind) not in alone]
+            for kind in apart:
+                walks += _apart(kind, alone[id(kind)])
     return Line(queue, walks, others)
 
 
 def _apart(kind: Alike, places: list[int]) -> Iterator[Walk]:
     """A walk for each of some jobs, and one for the others."""
-    for place in places:
-        yield Walk(kind.group, [kind.keys[place]], [kind.jobs[place]])
-    rest = [place for place in range(len(kind.jobs)) if place not in places]
-    if rest:
-        yield Walk(kind.group, [kind.keys[place] for place in rest], [kind.jobs[place] for place in rest])
+    keys, jobs = kind.keys.copy(), kind.jobs.copy()
+    for place in reversed(places):
+        yield Walk(kind.group, [keys.pop(place)], [jobs.pop(place)])
+    if jobs:
+        yield Walk(kind.group, keys, jobs)

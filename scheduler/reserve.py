@@ -123,11 +123,8 @@ class Search:
     @cached_property
     def _passing(self) -> list[Hold]:
         """Planned starts that the job might run past, on these nodes."""
-        return [hold for hold in self.profile.holds.values() if self._may_pass(hold)]
-
-    def _may_pass(self, hold: Hold) -> bool:
-        """Whether a borrowed start might run past this planned one."""
-        return hold.queue != self.queue and hold.share_class is ShareClass.ENTITLED
+        others = self.shares.entitled_of_others(self.queue)
+        return [hold for hold in others if hold.flavor == self.profile.flavor]
 
     @cached_property
     def _candidates(self) -> list[Run]:
@@ -139,9 +136,7 @@ class Search:
     @cached_property
     def _is_plain(self) -> bool:
         """Whether the job can neither be entitled, and take back, nor run past anything planned."""
-        return not self._is_within_nominal and not any(
-            self._may_pass(hold) for hold in self.shares.holds.values()
-        )
+        return not self._is_within_nominal and not any(self.shares.entitled_of_others(self.queue))
 
     def _is_fresh(self, run: Run) -> bool:
         """Whether it starts this very instant: nobody gets notice before he has begun."""

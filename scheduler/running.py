@@ -23,6 +23,9 @@ MS: Final = 1_000
 LEAST_GRACE_MS: Final = 1_000
 """Milliseconds of the shortest notice: what is given back cannot be had at the same instant."""
 
+FEW: Final = 8
+"""Runs that are looked for one by one; more at once."""
+
 
 class Ends:
     """When the runs of one flavor end: a row (end, node, GPUs) for each node of each run, in no order."""
@@ -37,7 +40,9 @@ class Ends:
         """Runs that ended and runs that started. O(rows), whatever their number."""
         lost = [self._numbers.pop(run_id) for run_id in gone]
         if lost:
-            is_kept = ~np.isin(self._owners, lost)
+            is_kept = ~np.isin(self._owners, lost) if len(lost) > FEW else self._owners != lost[0]
+            for number in lost[1 : FEW if len(lost) <= FEW else 0]:
+                is_kept &= self._owners != number
             self._rows, self._owners = self._rows[is_kept], self._owners[is_kept]
         rows, owners = [], []
         for run in came:

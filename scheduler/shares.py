@@ -6,7 +6,7 @@ Classes follow from admissions alone, so they are told for any instant from what
 from __future__ import annotations
 
 from bisect import insort
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -51,6 +51,7 @@ class Shares:
         self.tree: Final = tree
         self.at_ms: Final = at_ms
         self.holds: Final[dict[JobId, Hold]] = {}
+        self._entitled: Final[dict[str, dict[JobId, Hold]]] = {}
         self._by_queue: Final = {queue: list(placed) for queue, placed in runs.items()}
         self._charged: Final[dict[str, dict[int, Charged]]] = {}
         self._left: Final[dict[str, dict[int, int]]] = {}
@@ -61,24 +62,29 @@ class Shares:
     def hold(self, hold: Hold) -> None:
         """A planned start stands from now on."""
         self.holds[hold.job_id] = hold
-        self._left.pop(hold.queue, None)
+        if hold.share_class is ShareClass.ENTITLED:
+            self._entitled.setdefault(hold.queue, {})[hold.job_id] = hold
+            self._left.pop(hold.queue, None)
 
     def release(self, hold: Hold) -> None:
         """A planned start stands no more."""
         del self.holds[hold.job_id]
-        self._left.pop(hold.queue, None)
+        if hold.share_class is ShareClass.ENTITLED:
+            del self._entitled[hold.queue][hold.job_id]
+            self._left.pop(hold.queue, None)
 
     def start(self, run: Run) -> None:
         """A job starts now, after all that runs: `run.order` is the greatest."""
-        before = self.charged(run.queue, self.at_ms)
+        self.charged(run.queue, self.at_ms)
         insort(self._by_queue.setdefault(run.queue, []), (run.order, run.id, run), key=lambda item: item[:2])
         self.use.add(run.queue, run.gpus)
-        entitled, borrowed = before
-        if entitled + run.gpus <= self.tree.nominal.get(run.queue, 0):
-            now = (entitled + run.gpus, borrowed)
-        else:
-            now = (entitled, borrowed | {run.id})
-        self._charged[run.queue] = {self.at_ms: now}
+        nominal = self.tree.nominal.get(run.queue, 0)
+        known = self._charged[run.queue]
+        for at_ms, (entitled, borrowed) in known.items():
+            if at_ms < run.end_ms and entitled + run.gpus <= nominal:
+                known[at_ms] = (entitled + run.gpus, borrowed)
+            elif at_ms < run.end_ms:
+                known[at_ms] = (entitled, borrowed | {run.id})
         self._left.pop(run.queue, None)
         self._others.clear()
 
@@ -130,20 +136,20 @@ class Shares:
 
     def _planned(self, queue: str, at_ms: int) -> int:
         """GPUs of the queue's planned starts that are entitled and running at an instant."""
-        return sum(
-            hold.gpus
-            for hold in self.holds.values()
-            if hold.queue == queue
-            and hold.share_class is ShareClass.ENTITLED
-            and hold.start_ms <= at_ms < hold.end_ms
-        )
+        own = self._entitled.get(queue)
+        return sum(hold.gpus for hold in own.values() if hold.start_ms <= at_ms < hold.end_ms) if own else 0
+
+    def entitled_of_others(self, queue: str) -> Iterator[Hold]:
+        """Planned starts of other queues that are entitled."""
+        for other, holds in self._entitled.items():
+            if other != queue:
+                yield from holds.values()
 
     def demoted(self, queue: str, gpus: int, start_ms: int, end_ms: int) -> Hold | None:
         """The first planned start of the queue that would lose its entitlement to a job in [start, end)."""
         nominal = self.tree.nominal.get(queue, 0)
-        for hold in self.holds.values():
-            is_own = hold.queue == queue and hold.share_class is ShareClass.ENTITLED
-            if is_own and start_ms < hold.end_ms and hold.start_ms < end_ms:
+        for hold in self._entitled.get(queue, {}).values():
+            if start_ms < hold.end_ms and hold.start_ms < end_ms:
                 at_ms = max(hold.start_ms, start_ms)
                 charged, _ = self.charged(queue, at_ms)
                 if charged + gpus <= nominal < charged + gpus + self._planned(queue, at_ms):
@@ -154,10 +160,8 @@ class Shares:
         """Planned starts past which a job of the queue may run, as it can be reclaimed for them in time."""
         return frozenset(
             hold.job_id
-            for hold in self.holds.values()
-            if hold.queue != queue
-            and hold.share_class is ShareClass.ENTITLED
-            and not hold.is_reclaim  # its victims are told already
+            for hold in self.entitled_of_others(queue)
+            if not hold.is_reclaim  # its victims are told already
             and start_ms + grace_ms < hold.start_ms < end_ms  # notice comes after the start
             and gpus > self.left_at(queue, hold.start_ms)
         )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from bisect import insort
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from typing import Final
@@ -89,9 +90,9 @@ class Turn:
         for job_id in self.standing:
             queue = policy_queue(self.policy, self.jobs[job_id].queue)
             kind, place = self._index.place(job_id)
-            alone.setdefault(queue, {}).setdefault(id(kind), []).append(place)
-        shapes = self._index.shapes
-        return {queue: line_of(queue, shapes[queue], alone.get(queue, {})) for queue in sorted(shapes)}
+            insort(alone.setdefault(queue, {}).setdefault(id(kind.now), []), place)
+        alike = self._index.alike
+        return {queue: line_of(queue, alike[queue], alone.get(queue, {})) for queue in sorted(alike)}
 
     def is_entitled(self, job: PendingJob) -> bool:
         """Whether the job would be entitled if it started now, on any flavor it takes."""
@@ -164,13 +165,9 @@ class Turn:
             return None
         return shield
 
-    def _group(self, job: PendingJob) -> int:
-        kind, _ = self._index.place(job.id)
-        return kind.now.group
-
     def _fits(self, job: PendingJob) -> Fit | NoFit:
         """`fits` with its refusals remembered while nothing changes: a flood of like jobs costs one answer."""
-        key = self._group(job)
+        key = self._index.group(job.id)
         known = self._refused.get(key)
         if known is not None and known[0] == self.world.version:
             return known[1]
@@ -181,7 +178,7 @@ class Turn:
 
     def _take_back(self, job: PendingJob) -> Hold | None:
         """The start that reclaiming buys, as a start that is being made room for."""
-        key = self._group(job)
+        key = self._index.group(job.id)
         if self._unbought.get(key) == self.world.version:
             return None
         hold = reclaim(job, self.world)

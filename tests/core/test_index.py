@@ -142,10 +142,10 @@ def test_who_holds_a_planned_start_stands_alone(build):
     jobs = [build.job(number, 1) for number in (1, 2, 3)]
     kind = Kind(7, (("h200",), 1, None), can_age=True)
     kind.add([(key_of(job, is_aged=False), job) for job in jobs])
-    shapes = {kind.now.shape: {"k": kind}}
-    walks = line_of("q", shapes, {id(kind): [1]}).walks
+    alike = {kind.now.shape: [kind.now]}
+    walks = line_of("q", alike, {id(kind.now): [1]}).walks
     assert [[job.id for job in walk.jobs] for walk in walks] == [[2], [1, 3]]
-    only = line_of("q", shapes, {id(kind): [0, 1, 2]}).walks
+    only = line_of("q", alike, {id(kind.now): [0, 1, 2]}).walks
     assert [len(walk.jobs) for walk in only] == [1, 1, 1]
 
 
