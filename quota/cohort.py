@@ -8,13 +8,18 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from fractions import Fraction
+from functools import lru_cache
+from typing import Final
 
 from quota.model import ROOT, Policy, QuotaNode, Share
 
 DEFAULT_WEIGHT = 1
 """Weight, without unit, of a node that states none when its parent's nominal is divided."""
+MAX_PATHS: Final = 65_536
+"""Paths whose ancestors are remembered: more than the nodes of any policy."""
 
 
+@lru_cache(maxsize=MAX_PATHS)
 def ancestors(path: str) -> tuple[str, ...]:
     """The node and every node above it, from the node to the root, both included."""
     found = [path]

@@ -24,6 +24,8 @@ def changes(before: tuple[Item, ...], after: tuple[Item, ...]) -> tuple[list[Ite
     Tuples are compared in blocks, the same object being equal to itself without a look inside.
     O(n / block + changes x log block) for items by id; in any other order it is right but slower.
     """
+    if before is after:
+        return [], []
     came: dict[object, Item] = {}
     gone: dict[object, Item] = {}
     old = new = 0

@@ -9,6 +9,7 @@ from __future__ import annotations
 import heapq
 from bisect import bisect_left
 from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
 from typing import Final
 from uuid import UUID
 
@@ -22,45 +23,80 @@ from scheduler.world import Bounds
 
 Group = tuple[str, Request, UUID]
 """Queue, request and project: all that grants, quota and room look at."""
+Asked = Request
+"""A request but for its walltime: what refuses room to one refuses it to all alike."""
 FEW: Final = 8
-"""Jobs that are put into their places one by one; more are sorted in."""
+"""Jobs that are put into their places, or taken out, one by one; more are sorted in, or out."""
+PLAIN: Final = (0, 0)
+"""Begin of the place of a job that is neither expedited nor aged."""
 
 
-class Kind:
-    """Waiting jobs of one queue that are alike, in the order of the queue.
+def asked(request: Request) -> Asked:
+    """What a request asks for, as far as room goes."""
+    return replace(request, walltime_s=0, memory_bytes_per_rank=None)
 
-    Its lists are replaced, never changed, as a plan may still read them.
+
+@dataclass(frozen=True, slots=True)
+class Alike:
+    """The jobs of a kind in the order of the queue, as they are now.
 
     Args:
         group: number of their queue, request and project.
+        shape: what they ask for, as far as room goes.
+        is_plain: whether none of them is expedited or aged.
+    """
+
+    group: int
+    shape: Asked
+    keys: list[Key]
+    jobs: list[PendingJob]
+    is_plain: bool = True
+
+
+class Kind:
+    """Waiting jobs of one queue that are alike. `now` is replaced, never changed, as a plan may still read it.
+
+    Args:
+        group: number of their queue, request and project.
+        shape: what they ask for, as far as room goes.
         can_age: whether its jobs become aged one day.
     """
 
-    __slots__ = ("can_age", "group", "jobs", "keys")
+    __slots__ = ("can_age", "now")
 
-    def __init__(self, group: int, *, can_age: bool) -> None:
-        self.group: Final = group
+    def __init__(self, group: int, shape: Asked, *, can_age: bool) -> None:
         self.can_age: Final = can_age
-        self.keys: list[Key] = []
-        self.jobs: list[PendingJob] = []
+        self.now = Alike(group, shape, [], [])
 
     def add(self, found: list[tuple[Key, PendingJob]]) -> None:
         """Put jobs into their places."""
         if len(found) > FEW:
-            both = sorted([*zip(self.keys, self.jobs, strict=True), *found], key=lambda pair: pair[0])
-            self.keys, self.jobs = [key for key, _ in both], [job for _, job in both]
+            both = sorted([*zip(self.now.keys, self.now.jobs, strict=True), *found], key=lambda pair: pair[0])
+            self._set([key for key, _ in both], [job for _, job in both])
             return
-        self.keys, self.jobs = self.keys.copy(), self.jobs.copy()
+        keys, jobs = self.now.keys.copy(), self.now.jobs.copy()
         for key, job in found:
-            place = bisect_left(self.keys, key)
-            self.keys.insert(place, key)
-            self.jobs.insert(place, job)
+            place = bisect_left(keys, key)
+            keys.insert(place, key)
+            jobs.insert(place, job)
+        self._set(keys, jobs)
 
-    def remove(self, keys: list[Key]) -> None:
+    def remove(self, gone: list[Key]) -> None:
         """Take the jobs with these keys out."""
-        gone = set(keys)
-        kept = [pair for pair in zip(self.keys, self.jobs, strict=True) if pair[0] not in gone]
-        self.keys, self.jobs = [key for key, _ in kept], [job for _, job in kept]
+        if len(gone) > FEW:
+            lost = set(gone)
+            kept = [pair for pair in zip(self.now.keys, self.now.jobs, strict=True) if pair[0] not in lost]
+            self._set([key for key, _ in kept], [job for _, job in kept])
+            return
+        keys, jobs = self.now.keys.copy(), self.now.jobs.copy()
+        for key in gone:
+            place = bisect_left(keys, key)
+            del keys[place], jobs[place]
+        self._set(keys, jobs)
+
+    def _set(self, keys: list[Key], jobs: list[PendingJob]) -> None:
+        is_plain = not keys or keys[0][:2] == PLAIN  # the others stand first
+        self.now = Alike(self.now.group, self.now.shape, keys, jobs, is_plain)
 
 
 class Index:
@@ -94,6 +130,10 @@ class Index:
         """Begin anew."""
         self.jobs: dict[JobId, PendingJob] = {}
         self.queues: dict[str, dict[object, Kind]] = {}
+        self._shapes: dict[str, dict[Asked, dict[object, Kind]]] = {}
+        self.alike: dict[str, dict[Asked, list[Alike]]] = {}
+        """The same kinds by queue and by what they ask for; its lists are replaced, never changed."""
+        self._changed: set[tuple[str, Asked]] = set()
         self._pending: tuple[PendingJob, ...] = ()
         self._places: dict[JobId, tuple[str, object, Key]] = {}
         self._groups: dict[Group, int] = {}
@@ -118,12 +158,21 @@ class Index:
         aged = self._aged(aging)
         self._remove(aged)
         self._add(aged, aging)
+        for queue, shape in self._changed:
+            kinds = self._shapes[queue][shape].values()
+            self.alike.setdefault(queue, {})[shape] = [kind.now for kind in kinds]
+        self._changed.clear()
 
     def place(self, job_id: JobId) -> tuple[Kind, int]:
         """The job's kind, and where in it the job stands."""
         queue, name, key = self._places[job_id]
         kind = self.queues[queue][name]
-        return kind, bisect_left(kind.keys, key)
+        return kind, bisect_left(kind.now.keys, key)
+
+    def group(self, job_id: JobId) -> int:
+        """Number of the job's queue, request and project."""
+        queue, name, _ = self._places[job_id]
+        return self.queues[queue][name].now.group
 
     def _add(self, jobs: Iterable[PendingJob], aging: Aging) -> None:
         found: dict[int, tuple[Kind, list[tuple[Key, PendingJob]]]] = {}
@@ -136,7 +185,10 @@ class Index:
             kind = kinds.get(name)
             if kind is None:
                 number = self._groups.setdefault(group, len(self._groups))
-                kind = kinds[name] = Kind(number, can_age=aging.can_age(job, queue))
+                shape = asked(job.request)
+                kind = kinds[name] = Kind(number, shape, can_age=aging.can_age(job, queue))
+                self._shapes.setdefault(queue, {}).setdefault(shape, {})[name] = kind
+            self._changed.add((queue, kind.now.shape))
             is_aged = kind.can_age and aging.is_aged(job, queue)
             key = key_of(job, is_aged=is_aged)
             self.jobs[job.id] = job
@@ -156,8 +208,10 @@ class Index:
         for (queue, name), keys in found.items():
             kind = self.queues[queue][name]
             kind.remove(keys)
-            if not kind.jobs:
+            self._changed.add((queue, kind.now.shape))
+            if not kind.now.jobs:
                 del self.queues[queue][name]
+                del self._shapes[queue][kind.now.shape][name]
 
     def _aged(self, aging: Aging) -> list[PendingJob]:
         """Jobs that have become aged since the last snapshot."""

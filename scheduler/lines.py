@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import heapq
 from bisect import bisect_left
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Final
 
 from scheduler.fit import NoFit
-from scheduler.index import Kind
+from scheduler.index import PLAIN, Alike, Asked, asked
 from scheduler.model import JobId, PendingJob, ReasonCode
 from scheduler.order import Key
 from scheduler.profile import Hold
@@ -65,7 +65,7 @@ class Walk:
     @property
     def is_plain(self) -> bool:
         """Whether all from the next on are neither expedited nor aged."""
-        return self.keys[self.next][:2] == (0, 0)
+        return self.keys[self.next][:2] == PLAIN
 
     @property
     def following(self) -> PendingJob | None:
@@ -89,12 +89,17 @@ class Line:
 
     Args:
         queue: its path.
-        walks: one of each kind.
+        walks: of kinds that are walked from the first.
+        others: other kinds by what they ask for; those get a walk that may have a turn in this cycle.
     """
 
-    def __init__(self, queue: str, walks: list[Walk]) -> None:
+    def __init__(self, queue: str, walks: list[Walk], others: dict[Asked, list[Alike]]) -> None:
         self.queue: Final = queue
         self.walks: Final = walks
+        self._rest = others
+        self._shut: list[Alike] = []
+        self.shut_out: Final[list[Alike]] = []
+        """Kinds for which there was no room and that could not plan a start: they wait as a whole."""
         self.ahead: Final[dict[JobId, Hold]] = {}
         """Planned starts of passed jobs; they bind the queue itself until their turn comes."""
         self.last_ahead: Key = ()
@@ -108,27 +113,63 @@ class Line:
         self._asleep: list[tuple[int, Waits]] = []
         self._sound_asleep: list[tuple[int, Waits]] = []
 
+    def pass_at_once(self, is_passed: Callable[[Asked], bool]) -> None:
+        """Pass whole kinds: those that are not entitled and have no job that could shield the queue.
+
+        Args:
+            is_passed: whether jobs that ask for this are not entitled.
+        """
+        for walk in self.walks:
+            if walk.is_plain and is_passed(asked(walk.job.request)):
+                walk.passed = 0
+        for shape, kinds in self._rest.items():
+            is_turn = not is_passed(shape)
+            if is_turn or not all(kind.is_plain for kind in kinds):
+                passed = [] if is_turn else [kind for kind in kinds if kind.is_plain]
+                for kind in kinds if is_turn else [kind for kind in kinds if not kind.is_plain]:
+                    self.walks.append(Walk(kind.group, kind.keys, kind.jobs))
+                self._rest[shape] = passed
+
+    def walk_all(self) -> None:
+        """Every kind gets its walk; those that were passed at once stay so."""
+        for kinds in self._rest.values():
+            for kind in kinds:
+                self._walk_passed(kind)
+        self._rest = {}
+
+    def _walk_passed(self, kind: Alike) -> int:
+        """A walk for a kind that was passed at once; its number."""
+        self.walks.append(Walk(kind.group, kind.keys, kind.jobs))
+        self.walks[-1].passed = 0
+        return len(self.walks) - 1
+
     def begin(self) -> None:
         """Begin with the first job of every walk that was not passed at once."""
         self._begin(number for number, walk in enumerate(self.walks) if walk.passed > 0)
 
-    def begin_passed(self, is_shut_out: Callable[[Walk], bool]) -> bool:
+    def begin_passed(self, is_shut_out: Callable[[Asked], bool], is_bound: Callable[[Walk], bool]) -> bool:
         """Begin again with the jobs that were passed; whether there are any.
 
         Args:
-            is_shut_out: of a walk at its next job: whether all its jobs can only wait.
+            is_shut_out: whether jobs that ask for this can only wait, if they have no planned start.
+            is_bound: of a walk at its next job: whether it has one.
         """
         found: list[int] = []
         for number, walk in enumerate(self.walks):
             walk.next = walk.passed
             if walk.next < len(walk.jobs):
-                if is_shut_out(walk):
-                    waits = Waits(walk.job, NoFit(ReasonCode.NO_CAPACITY), is_shut_out=True)
-                    self._sound_asleep.append((number, waits))
+                if walk.is_plain and not is_bound(walk) and is_shut_out(asked(walk.job.request)):
+                    self._sound_asleep.append((number, shut_out(walk.job)))
                 else:
                     found.append(number)
+        for shape, kinds in self._rest.items():
+            if is_shut_out(shape):
+                self._shut += kinds
+            else:
+                found += [self._walk_passed(kind) for kind in kinds]
+        self._rest = {}
         self._begin(found)
-        return bool(self._heap or self._sound_asleep)
+        return bool(self._heap or self._sound_asleep or self._shut)
 
     def _begin(self, numbers: Iterable[int]) -> None:
         self._at = ()
@@ -144,6 +185,9 @@ class Line:
         """
         if self._asleep and version != self._version:
             self._wake(self._asleep)
+        if self._shut and not is_full:
+            self._sound_asleep += [(self._walk_passed(kind), shut_out(kind.jobs[0])) for kind in self._shut]
+            self._shut = []
         if self._sound_asleep and not is_full:
             self._wake(self._sound_asleep)
         self._version = version
@@ -153,6 +197,8 @@ class Line:
             for number, waits in asleep:
                 self.walks[number].tell(len(self.walks[number].jobs), waits)
             asleep.clear()
+        self.shut_out.extend(self._shut)
+        self._shut = []
         return None
 
     def _wake(self, asleep: list[tuple[int, Waits]]) -> None:
@@ -197,6 +243,8 @@ class Line:
 
     def passed_before(self, key: Key, *, is_full: bool) -> Iterator[tuple[Key, PendingJob]]:
         """Jobs passed since `seen` that stand before a place, in order; when full only who stands alone."""
+        if not is_full:
+            self.walk_all()
         spans = []
         for walk in self.walks:
             if is_full and len(walk.jobs) > 1:
@@ -208,24 +256,35 @@ class Line:
         return heapq.merge(*spans, key=lambda pair: pair[0])
 
 
-def line_of(queue: str, kinds: Iterable[Kind], alone: dict[int, list[int]]) -> Line:
+def shut_out(job: PendingJob) -> Waits:
+    """What keeps a job whose kind has no room in this cycle."""
+    return Waits(job, NoFit(ReasonCode.NO_CAPACITY), is_shut_out=True)
+
+
+def line_of(queue: str, alike: Mapping[Asked, list[Alike]], alone: Mapping[int, list[int]]) -> Line:
     """The line of a queue.
 
     Args:
         queue: its path.
-        kinds: its waiting jobs.
-        alone: by identity of the kind, places of jobs that are not like the others in this cycle.
+        alike: its waiting jobs by what they ask for.
+        alone: by identity of `Alike`, places of its jobs that are not like the others in this cycle, ascending.
     """
+    others = dict(alike)
     walks: list[Walk] = []
-    for kind in kinds:
-        places = alone.get(id(kind))
-        if places is None:
-            walks.append(Walk(kind.group, kind.keys, kind.jobs))
-            continue
-        walks += [Walk(kind.group, [kind.keys[place]], [kind.jobs[place]]) for place in places]
-        rest = [place for place in range(len(kind.jobs)) if place not in places]
-        if rest:
-            walks.append(
-                Walk(kind.group, [kind.keys[place] for place in rest], [kind.jobs[place] for place in rest])
-            )
-    return Line(queue, walks)
+    if alone:
+        for shape, kinds in alike.items():
+            apart = [kind for kind in kinds if id(kind) in alone]
+            if apart:
+                others[shape] = [kind for kind in kinds if id(kind) not in alone]
+            for kind in apart:
+                walks += _apart(kind, alone[id(kind)])
+    return Line(queue, walks, others)
+
+
+def _apart(kind: Alike, places: list[int]) -> Iterator[Walk]:
+    """A walk for each of some jobs, and one for the others."""
+    keys, jobs = kind.keys.copy(), kind.jobs.copy()
+    for place in reversed(places):
+        yield Walk(kind.group, [keys.pop(place)], [jobs.pop(place)])
+    if jobs:
+        yield Walk(kind.group, keys, jobs)

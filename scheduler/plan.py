@@ -29,6 +29,7 @@ from scheduler.moved import moved
 from scheduler.order import AGED
 from scheduler.profile import Hold
 from scheduler.reasons import Reasons
+from scheduler.second_turns import second_turns
 from scheduler.spare import spare_needless
 from scheduler.turns import Turns
 
@@ -60,7 +61,7 @@ def make_plan(snapshot: Snapshot, policy: Policy, index: Index | None = None) ->
     turns.entitled()
     turns.planned()
     turns.borrowed()
-    turns.second_turns()
+    second_turns(turns)
     spare_needless(turns)
     return Plan(
         snapshot.at_ms,

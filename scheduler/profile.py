@@ -6,7 +6,8 @@ free at its begin and at every planned start within it.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Sequence
+from bisect import bisect_right
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Final
 from uuid import UUID
@@ -15,6 +16,7 @@ import numpy as np
 
 from scheduler.model import AttemptId, JobId, ShareClass, Window
 from scheduler.place import Counts, Picks, Rooms
+from scheduler.timeline import Timeline
 
 OVERDUE_MS: Final = 60_000
 """Milliseconds that something still running past its end is expected to take: a kill and its report."""
@@ -89,27 +91,42 @@ class Profile:
     """
 
     def __init__(
-        self, flavor: str, rooms: Rooms, at_ms: int, *, runs: Iterable[Run], windows: Sequence[Window]
+        self,
+        flavor: str,
+        rooms: Rooms,
+        at_ms: int,
+        *,
+        runs: Mapping[AttemptId, Run],
+        windows: Sequence[Window],
     ) -> None:
         self.flavor: Final = flavor
         self.rooms: Final = rooms
         self.at_ms: Final = at_ms
-        self.runs: Final = {run.id: run for run in runs}
+        self.runs: Final = dict(runs)
         self.holds: Final[dict[JobId, Hold]] = {}
         self.windows: Final = tuple(windows)
         self._spared: Final[dict[JobId, list[Run]]] = {}
         self._masks: Final = [np.array([name in window.nodes for name in rooms.names]) for window in windows]
         self._slack: Final[dict[int, Counts]] = {}
-        self._ends: Counts | None = None
-        self._instants: Counts | None = None
-        self._ended_nodes = self._ended_gpus = np.zeros(0, dtype=np.int64)
+        self._timeline: Timeline | None = None
+        self._ends: tuple[Counts, Counts, Counts] | None = None
+        self._rows: Counts | None = None
+        self._more_rows: Final[list[tuple[int, int, int]]] = []
+        self._instants: list[int] | None = None
+
+    def know_ends(self, rows: Counts) -> None:
+        """When the runs end, as rows of (end, node, GPUs): whoever kept them spares adding them up anew."""
+        self._rows = rows
 
     def start(self, run: Run) -> None:
         """A job starts now; its GPUs were taken from the rooms already."""
         self.runs[run.id] = run
-        self._instants = None
-        if self._ends is not None:
-            self._insert_end(run, self._ends)
+        self._ends = None
+        self._more_rows.extend((run.end_ms, node, gpus) for node, gpus in run.picks)
+        if self._instants is not None:
+            _insert(self._instants, run.end_ms)
+        if self._timeline is not None:
+            self._timeline.add(run.picks, self.at_ms, run.end_ms, -1)
         for at_ms, slack in self._slack.items():
             if at_ms < run.end_ms:
                 _add(slack, run.picks, -1)
@@ -117,22 +134,27 @@ class Profile:
     def hold(self, hold: Hold) -> None:
         """A planned start stands from now on; its victims end when it begins."""
         self.holds[hold.job_id] = hold
-        self._spared[hold.job_id] = [self.runs[victim] for victim in hold.victims]
-        for run in self._spared[hold.job_id]:
-            self.runs[run.id] = replace(run, end_ms=min(run.end_ms, hold.start_ms), is_reclaimable=False)
+        if hold.victims:
+            self._spared[hold.job_id] = [self.runs[victim] for victim in hold.victims]
+            for run in self._spared[hold.job_id]:
+                end_ms = min(run.end_ms, hold.start_ms)
+                self.runs[run.id] = replace(run, end_ms=end_ms, is_reclaimable=False)
         self._change(hold, -1)
 
     def release(self, job_id: JobId) -> None:
         """A planned start stands no more, and its victims run on."""
         hold = self.holds.pop(job_id)
-        self.runs.update({run.id: run for run in self._spared.pop(job_id)})
+        self.runs.update({run.id: run for run in self._spared.pop(job_id, ())})
         self._change(hold, 1)
 
     def _change(self, hold: Hold, sign: int) -> None:
         """What is remembered follows a planned start that came or went."""
         if hold.victims:
-            self._ends = self._instants = None
+            self._rows = self._ends = self._instants = self._timeline = None
             self._slack.clear()
+            return
+        if self._timeline is not None:
+            self._timeline.add(hold.picks, hold.start_ms, hold.end_ms, sign)
         for at_ms, slack in self._slack.items():
             if hold.start_ms <= at_ms < hold.end_ms:
                 _add(slack, hold.picks, sign)
@@ -143,42 +165,55 @@ class Profile:
             self.slack(hold.start_ms)[node] >= 0 for hold in self.holds.values() for node, _ in hold.picks
         )
 
-    def instants(self) -> list[int]:
-        """Instants after now at which something becomes free, ascending."""
+    def instants(self, until_ms: int | None = None) -> list[int]:
+        """Instants after now at which something becomes free, ascending, up to `until_ms` where that is given."""
         if self._instants is None:
-            self._instants = np.unique([run.end_ms for run in self.runs.values()]).astype(np.int64)
+            ends = np.unique(self._sorted_ends()[0])
+            self._instants = ends[np.searchsorted(ends, self.at_ms, side="right") :].tolist()
+        last = len(self._instants) if until_ms is None else bisect_right(self._instants, until_ms)
+        found = self._instants[:last]
         planned = [hold.end_ms for hold in self.holds.values()] + [window.to_ms for window in self.windows]
-        ends = np.unique(np.concatenate((self._instants, np.array(planned, dtype=np.int64))))
-        return [int(end) for end in ends[np.searchsorted(ends, self.at_ms, side="right") :].tolist()]
+        for end_ms in planned:
+            if self.at_ms < end_ms and (until_ms is None or end_ms <= until_ms):
+                _insert(found, end_ms)
+        return found
 
     def base(self, at_ms: int) -> Counts:
         """What is free at an instant beside what runs, planned starts left out. O(nodes + runs)."""
         if at_ms <= self.at_ms:
             return self.rooms.free
-        if self._ends is None:
-            self._sort_ends()
-        ended = int(np.searchsorted(self._ends if self._ends is not None else (), at_ms, side="right"))
-        gained = np.bincount(
-            self._ended_nodes[:ended], weights=self._ended_gpus[:ended], minlength=len(self.rooms.free)
-        )
+        ends, nodes, gpus = self._sorted_ends()
+        ended = int(np.searchsorted(ends, at_ms, side="right"))
+        gained = np.bincount(nodes[:ended], weights=gpus[:ended], minlength=len(self.rooms.free))
         return self.rooms.free + gained.astype(np.int64)
 
-    def _sort_ends(self) -> None:
-        flat = [(run.end_ms, node, gpus) for run in self.runs.values() for node, gpus in run.picks]
-        table = np.array(flat, dtype=np.int64).reshape(-1, 3)
-        table = table[np.argsort(table[:, 0], kind="stable")]
-        self._ends, self._ended_nodes, self._ended_gpus = table[:, 0], table[:, 1], table[:, 2]
+    def _sorted_ends(self) -> tuple[Counts, Counts, Counts]:
+        """When runs end, ascending, with the node and the GPUs of each."""
+        if self._ends is None:
+            if self._rows is None:
+                flat = [(run.end_ms, node, gpus) for run in self.runs.values() for node, gpus in run.picks]
+                self._rows = np.array(flat, dtype=np.int64).reshape(-1, 3)
+            elif self._more_rows:
+                self._rows = np.concatenate((self._rows, np.array(self._more_rows, dtype=np.int64)))
+            self._more_rows.clear()
+            table = self._rows
+            table = table[np.argsort(table[:, 0], kind="stable")]
+            self._ends = (table[:, 0], table[:, 1], table[:, 2])
+        return self._ends
 
-    def _insert_end(self, run: Run, ends: Counts) -> None:
-        """One more end among those that are sorted."""
-        place = int(np.searchsorted(ends, run.end_ms, side="right"))
-        nodes, gpus = zip(*run.picks, strict=True)
-        self._ends = np.insert(ends, place, [run.end_ms] * len(nodes))
-        self._ended_nodes = np.insert(self._ended_nodes, place, nodes)
-        self._ended_gpus = np.insert(self._ended_gpus, place, gpus)
+    @property
+    def timeline(self) -> Timeline:
+        """What is free beside what runs and every planned start, for many instants at once."""
+        if self._timeline is None:
+            self._timeline = Timeline(self.at_ms, self.rooms.free, *self._sorted_ends())
+            for hold in self.holds.values():
+                self._timeline.add(hold.picks, hold.start_ms, hold.end_ms, -1)
+        return self._timeline
 
     def slack(self, at_ms: int) -> Counts:
-        """What is free at an instant beside what runs and every planned start."""
+        """What is free at an instant beside what runs and every planned start; must not be written to."""
+        if at_ms < self.timeline.until_ms:
+            return self.timeline.at(at_ms)
         found = self._slack.get(at_ms)
         if found is None:
             found = self.base(at_ms).copy()
@@ -200,18 +235,20 @@ class Profile:
             freed: what runs and is stopped by the begin of the span.
         """
         spare = [self.holds[job_id] for job_id in past if job_id in self.holds]
-        found: Counts | None = None
         begins = {hold.start_ms for hold in self.holds.values() if start_ms < hold.start_ms < end_ms}
-        for at_ms in (start_ms, *begins):
-            here = self.slack(at_ms)
-            back = [hold.picks for hold in spare if hold.start_ms <= at_ms < hold.end_ms]
-            back += [run.picks for run in freed if run.end_ms > at_ms]
-            if back:
-                here = here.copy()
-                for picks in back:
-                    _add(here, picks, 1)
-            found = here if found is None else np.minimum(found, here)
-        return self.slack(start_ms) if found is None else found
+        instants = [start_ms, *begins]
+        if not spare and not freed and max(instants) < self.timeline.until_ms:
+            return self.timeline.least(instants)
+        found = self._with_back(start_ms, spare, freed)
+        for at_ms in begins:
+            found = np.minimum(found, self._with_back(at_ms, spare, freed))
+        return found
+
+    def _with_back(self, at_ms: int, spare: Sequence[Hold], freed: Sequence[Run]) -> Counts:
+        """What is free at an instant if these planned starts and runs give way."""
+        back = [hold.picks for hold in spare if hold.start_ms <= at_ms < hold.end_ms]
+        back += [run.picks for run in freed if run.end_ms > at_ms]
+        return with_back(self.slack(at_ms), back)
 
     def without(self, borrowed: Collection[AttemptId]) -> Counts:
         """What would be free now if these runs were gone."""
@@ -240,6 +277,22 @@ class Profile:
         for _, mask in self.closed(start_ms, end_ms, project):
             room = np.where(mask, 0, room)
         return room
+
+
+def with_back(free: Counts, back: Sequence[Picks]) -> Counts:
+    """What is free if these GPUs were given back; a new array if there are any."""
+    if back:
+        free = free.copy()
+        for picks in back:
+            _add(free, picks, 1)
+    return free
+
+
+def _insert(ascending: list[int], value: int) -> None:
+    """Put a number into its place unless it is there."""
+    place = bisect_right(ascending, value)
+    if place == 0 or ascending[place - 1] != value:
+        ascending.insert(place, value)
 
 
 def _add(counts: Counts, picks: Picks, sign: int) -> None:

@@ -5,26 +5,30 @@ A start at which the job is entitled counts on what other queues have borrowed t
 
 from __future__ import annotations
 
-from bisect import bisect_left
-from collections.abc import Sequence
+from bisect import bisect_left, bisect_right
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from functools import cached_property
 from typing import Final, cast
 
 import numpy as np
+from numpy.typing import NDArray
 
 from quota.policy import policy_queue
 from scheduler.fit import must_be_entitled
 from scheduler.model import JobId, PendingJob, ShareClass
 from scheduler.place import Counts, Picks
-from scheduler.profile import Hold, Profile, Run
+from scheduler.profile import Hold, Profile, Run, with_back
 from scheduler.reclaim import by_loss, fewest_victims
 from scheduler.running import MS
 from scheduler.shares import Ask
+from scheduler.timeline import may_hold
 from scheduler.world import World
 
 MAX_INSTANTS: Final = 1_000
 """Instants at which one job's start is tried; a job that fits none of so many waits without a planned start."""
+CHUNK: Final = 128
+"""Instants that are looked at together: most searches end among the first."""
 
 
 class Search:
@@ -49,29 +53,79 @@ class Search:
     def earliest(self, *, until_ms: int | None = None, may_reclaim: bool = True) -> Hold | None:
         """The earliest start, at `until_ms` at the latest; None when there is none among MAX_INSTANTS.
 
-        O((log instants + instants tried) x (nodes + runs)).
+        O(instants x nodes) for what is ruled out, (1 + planned starts) x nodes for each instant that is tried.
         """
-        instants = self._instants()
-        if until_ms is not None:
-            instants = [at_ms for at_ms in instants if at_ms <= until_ms]
-        first = bisect_left(instants, 1, key=lambda at_ms: int(self._may_have_room(at_ms)))
-        for at_ms in instants[first : first + MAX_INSTANTS]:
+        instants = self._instants(until_ms)
+        if len(instants) > MAX_INSTANTS:
+            first = bisect_left(instants, 1, key=lambda at_ms: int(self._may_have_room(at_ms)))
+            instants = instants[first : first + MAX_INSTANTS]
+        for at_ms in self._likely(instants):
             found = self.at(at_ms, may_reclaim=may_reclaim)
             if found is not None:
                 return found
         return None
 
-    def _instants(self) -> list[int]:
+    def _instants(self, until_ms: int | None) -> list[int]:
         """Instants at which a start may become possible, ascending, now or the job's begin first."""
         now_ms = max(self.world.at_ms, self.job.begin_ms)
-        found = {now_ms, *(at_ms for at_ms in self.profile.instants() if at_ms > now_ms)}
+        found = self.profile.instants(until_ms)
+        more = [now_ms]
         if self.shares.tree.is_limited or len(self.world.profiles) > 1:
-            others = [hold.end_ms for hold in self.shares.holds.values()] + self.shares.ends()
-            found.update(at_ms for at_ms in others if at_ms > now_ms)
-        for run in self._candidates:
-            if self.world.at_ms + run.grace_ms > now_ms:
-                found.add(self.world.at_ms + run.grace_ms)
-        return sorted(found)
+            more += [hold.end_ms for hold in self.shares.holds.values()] + self.shares.ends()
+        if self._candidates:
+            more += {self.world.at_ms + run.grace_ms for run in self._candidates}
+        last_ms = now_ms if until_ms is None else until_ms
+        if until_ms is None:
+            last_ms = max(now_ms, *more)
+        found += [at_ms for at_ms in more if at_ms <= last_ms]
+        return [at_ms for at_ms in sorted(set(found)) if at_ms >= now_ms]
+
+    def _likely(self, instants: list[int]) -> Iterator[int]:
+        """Instants at which there may be room; what the others lack, no class of the job would give it."""
+        known = bisect_left(instants, self.profile.timeline.until_ms)
+        is_taking = self._is_within_nominal and bool(self._candidates)
+        for begin in range(0, known, CHUNK):
+            chunk = instants[begin : min(begin + CHUNK, known)]
+            may = self._may_start(chunk, passing=self._passing)
+            taking = self._may_start(chunk, giving_way=self._candidates) if is_taking else may
+            for place in (may | taking).nonzero()[0].tolist():
+                if may[place] or self._class_at(chunk[place]) is ShareClass.ENTITLED:
+                    yield chunk[place]
+        for at_ms in instants[known:]:
+            if not self._is_plain or self._pick(self.profile.slack(at_ms)) is not None:
+                yield at_ms
+
+    def _may_start(
+        self, instants: list[int], *, passing: Sequence[Hold] = (), giving_way: Sequence[Run] = ()
+    ) -> NDArray[np.bool_]:
+        """For each instant whether GPUs would do, if these planned starts and runs were out of the way."""
+        timeline = self.profile.timeline
+        rooms = timeline.of(instants)
+        for run in giving_way:
+            last = bisect_left(instants, run.end_ms)
+            for node, gpus in run.picks:
+                rooms[:last, node] += gpus
+        begins = {hold.start_ms for hold in self.profile.holds.values()}
+        for at_ms in begins:
+            first = bisect_right(instants, at_ms - self.length_ms)
+            last = bisect_left(instants, at_ms)
+            if first < last and at_ms < timeline.until_ms:
+                back = [hold.picks for hold in passing if hold.start_ms <= at_ms < hold.end_ms]
+                back += [run.picks for run in giving_way if run.end_ms > at_ms]
+                here = with_back(timeline.at(at_ms), back)
+                np.minimum(rooms[first:last], here, out=rooms[first:last])
+        return may_hold(rooms, self.profile.rooms.sizes, self.shape.gpus, self.shape.nodes)
+
+    @property
+    def _is_within_nominal(self) -> bool:
+        """Whether the job may be entitled."""
+        return self.shape.gpus <= self.shares.tree.nominal.get(self.queue, 0)
+
+    @cached_property
+    def _passing(self) -> list[Hold]:
+        """Planned starts that the job might run past, on these nodes."""
+        others = self.shares.entitled_of_others(self.queue)
+        return [hold for hold in others if hold.flavor == self.profile.flavor]
 
     @cached_property
     def _candidates(self) -> list[Run]:
@@ -83,10 +137,7 @@ class Search:
     @cached_property
     def _is_plain(self) -> bool:
         """Whether the job can neither be entitled, and take back, nor run past anything planned."""
-        return self.shape.gpus > self.shares.tree.nominal.get(self.queue, 0) and not any(
-            hold.queue != self.queue and hold.share_class is ShareClass.ENTITLED
-            for hold in self.shares.holds.values()
-        )
+        return not self._is_within_nominal and not any(self.shares.entitled_of_others(self.queue))
 
     def _is_fresh(self, run: Run) -> bool:
         """Whether it starts this very instant: nobody gets notice before he has begun."""
@@ -114,11 +165,9 @@ class Search:
 
     def at(self, at_ms: int, *, may_reclaim: bool = True, only: Picks | None = None) -> Hold | None:
         """The start at one instant, with as few victims as can be, or None; `only` asks for these nodes."""
-        if self._is_plain and self._pick(self.profile.slack(at_ms)) is None:
+        if self.shares.demoted(self.queue, self.shape.gpus, at_ms, at_ms + self.length_ms) is not None:
             return None
         ask = self._ask(at_ms)
-        if self.shares.demoted(ask.queue, ask.gpus, ask.start_ms, ask.end_ms) is not None:
-            return None
         picks = self._place(ask, (), only)
         if picks is not None:
             return self._hold(ask, picks, ())
@@ -163,10 +212,13 @@ class Search:
         picks = self._place(ask, victims) if ask.is_entitled and demoted is None else None
         return None if picks is None else self._hold(ask, picks, victims)
 
+    def _class_at(self, at_ms: int) -> ShareClass:
+        return self.shares.class_at(self.queue, self.shape.gpus, at_ms)
+
     def _ask(self, at_ms: int) -> Ask:
         """A start at an instant as the quota tree sees it."""
         gpus, end_ms = self.shape.gpus, at_ms + self.length_ms
-        is_entitled = self.shares.class_at(self.queue, gpus, at_ms) is ShareClass.ENTITLED
+        is_entitled = self._class_at(at_ms) is ShareClass.ENTITLED
         past: frozenset[JobId] = frozenset()
         if not is_entitled:
             grace_ms = self.world.bounds.grace_ms(self.queue)
@@ -178,8 +230,6 @@ class Search:
         if self._must_be_entitled and not ask.is_entitled:
             return None
         freed = [run for run in victims if run.end_ms > ask.start_ms]
-        if not freed and not ask.past and self._pick(self.profile.slack(ask.start_ms)) is None:
-            return None  # the span is the least of its instants
         if self.shares.tree.is_limited:
             gone = frozenset(run.id for run in freed)
             if self.shares.refusal(replace(ask, without=gone)) is not None:

@@ -2,21 +2,63 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from bisect import bisect_left, insort
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Final
 
+import numpy as np
+
 from quota.model import Policy
 from quota.policy import policy_queue
+from quota.tree import pool_of
 from scheduler.changed import changes
 from scheduler.model import AttemptId, JobState, LiveAttempt, Node, NodeState, Snapshot
-from scheduler.place import FreeView
+from scheduler.place import Counts, FreeView
 from scheduler.profile import OVERDUE_MS, Run
+from scheduler.shares import Placed
 
 MS: Final = 1_000
 """Milliseconds of a second."""
 LEAST_GRACE_MS: Final = 1_000
 """Milliseconds of the shortest notice: what is given back cannot be had at the same instant."""
+
+FEW: Final = 8
+"""Runs that are looked for one by one; more at once."""
+
+
+class Ends:
+    """When the runs of one flavor end: a row (end, node, GPUs) for each node of each run, in no order."""
+
+    def __init__(self) -> None:
+        self._rows: Counts = np.zeros((0, 3), dtype=np.int64)
+        self._owners: Counts = np.zeros(0, dtype=np.int64)
+        self._numbers: dict[AttemptId, int] = {}
+        self._last = 0
+
+    def change(self, gone: Iterable[AttemptId], came: Sequence[Run]) -> None:
+        """Runs that ended and runs that started. O(rows), whatever their number."""
+        lost = [self._numbers.pop(run_id) for run_id in gone]
+        if lost:
+            is_kept = ~np.isin(self._owners, lost) if len(lost) > FEW else self._owners != lost[0]
+            for number in lost[1 : FEW if len(lost) <= FEW else 0]:
+                is_kept &= self._owners != number
+            self._rows, self._owners = self._rows[is_kept], self._owners[is_kept]
+        rows, owners = [], []
+        for run in came:
+            self._last += 1
+            self._numbers[run.id] = self._last
+            rows += [(run.end_ms, node, gpus) for node, gpus in run.picks]
+            owners += [self._last] * len(run.picks)
+        if rows:
+            self._rows = np.concatenate((self._rows, np.array(rows, dtype=np.int64)))
+            self._owners = np.concatenate((self._owners, np.array(owners, dtype=np.int64)))
+
+    def at(self, at_ms: int) -> Counts:
+        """The rows; what was to end by now ends soon."""
+        rows = self._rows.copy()
+        rows[:, 0] = np.where(rows[:, 0] > at_ms, rows[:, 0], at_ms + OVERDUE_MS)
+        return rows
 
 
 class Running:
@@ -29,7 +71,13 @@ class Running:
         self._flavors: Mapping[str, str] = {}
         self._gone: frozenset[str] = frozenset()
         self._free = FreeView(())
-        self._runs: dict[AttemptId, Run] = {}
+        self._forget()
+
+    def _forget(self) -> None:
+        self._runs: dict[str, dict[AttemptId, Run]] = {}
+        self._queues: dict[str, dict[str, list[Placed]]] = {}
+        self._ends: dict[str, Ends] = {}
+        self._flavor_of: dict[AttemptId, str] = {}
         self._over: dict[AttemptId, str] = {}
 
     def follow(self, snapshot: Snapshot, policy: Policy) -> None:
@@ -39,19 +87,41 @@ class Running:
             self._flavors = {node.name: node.flavor for node in snapshot.nodes}
             self._gone = frozenset(node.name for node in snapshot.nodes if node.state is NodeState.DRAINED)
             self._free = FreeView(node for node in snapshot.nodes if node.state is NodeState.UP)
-            self._runs = {}
-            self._over = {}
+            self._forget()
         came, gone = changes(self._live, snapshot.live)
-        for attempt in gone:
-            del self._runs[attempt.id]
-            self._over.pop(attempt.id, None)
-            self._free.give_back(attempt.slots)
-        for attempt in came:
-            run = self._runs[attempt.id] = self._run(attempt, policy)
-            if self._free.of_flavor(run.flavor).site.is_over(run.cpus_per_gpu, run.memory_bytes_per_gpu):
-                self._over[run.id] = run.flavor
-            self._free.occupy(attempt.slots)
         self._live = snapshot.live
+        ended: dict[str, list[AttemptId]] = {}
+        for attempt in gone:
+            self._free.give_back(attempt.slots)
+            ended.setdefault(self._remove(attempt.id), []).append(attempt.id)
+        started: dict[str, list[Run]] = {}
+        for attempt in came:
+            self._free.occupy(attempt.slots)
+            run = self._run(attempt, policy)
+            self._add(run)
+            started.setdefault(run.flavor, []).append(run)
+        for flavor in {*ended, *started}:
+            self._ends.setdefault(flavor, Ends()).change(ended.get(flavor, ()), started.get(flavor, ()))
+
+    def _add(self, run: Run) -> None:
+        if self._free.of_flavor(run.flavor).site.is_over(run.cpus_per_gpu, run.memory_bytes_per_gpu):
+            self._over[run.id] = run.flavor
+        self._flavor_of[run.id] = run.flavor
+        self._runs.setdefault(run.flavor, {})[run.id] = run
+        queues = self._queues.setdefault(pool_of(run.flavor), {})
+        insort(queues.setdefault(run.queue, []), (run.order, run.id, run), key=lambda placed: placed[:2])
+
+    def _remove(self, run_id: AttemptId) -> str:
+        """A run is gone; its flavor."""
+        flavor = self._flavor_of.pop(run_id)
+        self._over.pop(run_id, None)
+        run = self._runs[flavor].pop(run_id)
+        queues = self._queues[pool_of(flavor)]
+        placed = queues[run.queue]
+        del placed[bisect_left(placed, (run.order, run.id), key=lambda placed: placed[:2])]
+        if not placed:
+            del queues[run.queue]
+        return flavor
 
     @property
     def tight(self) -> frozenset[str]:
@@ -62,12 +132,24 @@ class Running:
         """What is free now: nodes that are UP without the GPUs of live attempts; a copy."""
         return self._free.copy()
 
-    def runs(self, at_ms: int) -> list[Run]:
-        """What holds GPUs; what was to end by now ends soon."""
-        return [
-            run if run.end_ms > at_ms else replace(run, end_ms=at_ms + OVERDUE_MS)
-            for run in self._runs.values()
-        ]
+    def of_flavor(self, flavor: str, at_ms: int) -> dict[AttemptId, Run]:
+        """What holds GPUs of a flavor, a copy; what was to end by now ends soon."""
+        runs = self._runs.get(flavor, {}).copy()
+        runs.update({run.id: _soon(run, at_ms) for run in runs.values() if run.end_ms <= at_ms})
+        return runs
+
+    def by_queue(self, pool: str, at_ms: int) -> dict[str, list[Placed]]:
+        """What holds GPUs of a pool by queue, first admitted first, a copy; what was to end by now ends soon."""
+        return {
+            queue: [
+                entry if entry[2].end_ms > at_ms else (*entry[:2], _soon(entry[2], at_ms)) for entry in placed
+            ]
+            for queue, placed in self._queues.get(pool, {}).items()
+        }
+
+    def ends(self, flavor: str, at_ms: int) -> Counts:
+        """When what holds GPUs of a flavor ends: rows of (end, node, GPUs)."""
+        return self._ends.get(flavor, Ends()).at(at_ms)
 
     def _run(self, attempt: LiveAttempt, policy: Policy) -> Run:
         """A live attempt as the profile sees it; what it holds on drained nodes is not in the capacity either."""
@@ -93,6 +175,11 @@ class Running:
             cpus_per_gpu=attempt.request.cpus_per_gpu,
             memory_bytes_per_gpu=attempt.request.memory_bytes_per_gpu,
         )
+
+
+def _soon(run: Run, at_ms: int) -> Run:
+    """A run that was to end by now."""
+    return replace(run, end_ms=at_ms + OVERDUE_MS)
 
 
 def _end_ms(attempt: LiveAttempt, *, is_ending: bool) -> int:

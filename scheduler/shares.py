@@ -6,7 +6,7 @@ Classes follow from admissions alone, so they are told for any instant from what
 from __future__ import annotations
 
 from bisect import insort
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -14,6 +14,8 @@ from quota.tree import QuotaRefusal, Tree, Use, entitled_of
 from scheduler.model import AttemptId, JobId, ShareClass
 from scheduler.profile import Hold, Run
 
+Placed = tuple[tuple[int, int], AttemptId, Run]
+"""A run with its place in the order of admissions."""
 Charged = tuple[int, frozenset[AttemptId]]
 """GPUs that are entitled, and the runs that are borrowed."""
 
@@ -42,38 +44,57 @@ class Shares:
     Args:
         tree: the pool's limits.
         at_ms: now.
-        runs: what holds GPUs of the pool now.
+        runs: what holds GPUs of the pool now, by queue, first admitted first.
     """
 
-    def __init__(self, tree: Tree, at_ms: int, runs: Iterable[Run]) -> None:
+    def __init__(self, tree: Tree, at_ms: int, runs: Mapping[str, Sequence[Placed]]) -> None:
         self.tree: Final = tree
         self.at_ms: Final = at_ms
         self.holds: Final[dict[JobId, Hold]] = {}
-        self._by_queue: Final[dict[str, list[tuple[tuple[int, int], AttemptId, Run]]]] = {}
+        self._entitled: Final[dict[str, dict[JobId, Hold]]] = {}
+        self._by_queue: Final = {queue: list(placed) for queue, placed in runs.items()}
         self._charged: Final[dict[str, dict[int, Charged]]] = {}
-        held: dict[str, int] = {}
-        for run in sorted(runs, key=lambda run: (run.order, run.id)):
-            self._by_queue.setdefault(run.queue, []).append((run.order, run.id, run))
-            held[run.queue] = held.get(run.queue, 0) + run.gpus
+        self._left: Final[dict[str, dict[int, int]]] = {}
+        self._others: Final[dict[tuple[str, int], frozenset[AttemptId]]] = {}
+        held = {queue: sum(run.gpus for _, _, run in placed) for queue, placed in runs.items()}
         self.use: Final = Use(tree, held)
+
+    def hold(self, hold: Hold) -> None:
+        """A planned start stands from now on."""
+        self.holds[hold.job_id] = hold
+        if hold.share_class is ShareClass.ENTITLED:
+            self._entitled.setdefault(hold.queue, {})[hold.job_id] = hold
+            self._left.pop(hold.queue, None)
+
+    def release(self, hold: Hold) -> None:
+        """A planned start stands no more."""
+        del self.holds[hold.job_id]
+        if hold.share_class is ShareClass.ENTITLED:
+            del self._entitled[hold.queue][hold.job_id]
+            self._left.pop(hold.queue, None)
 
     def start(self, run: Run) -> None:
         """A job starts now, after all that runs: `run.order` is the greatest."""
-        before = self.charged(run.queue, self.at_ms)
+        self.charged(run.queue, self.at_ms)
         insort(self._by_queue.setdefault(run.queue, []), (run.order, run.id, run), key=lambda item: item[:2])
         self.use.add(run.queue, run.gpus)
-        entitled, borrowed = before
-        if entitled + run.gpus <= self.tree.nominal.get(run.queue, 0):
-            now = (entitled + run.gpus, borrowed)
-        else:
-            now = (entitled, borrowed | {run.id})
-        self._charged[run.queue] = {self.at_ms: now}
+        nominal = self.tree.nominal.get(run.queue, 0)
+        known = self._charged[run.queue]
+        for at_ms, (entitled, borrowed) in known.items():
+            if at_ms < run.end_ms and entitled + run.gpus <= nominal:
+                known[at_ms] = (entitled + run.gpus, borrowed)
+            elif at_ms < run.end_ms:
+                known[at_ms] = (entitled, borrowed | {run.id})
+        self._left.pop(run.queue, None)
+        self._others.clear()
 
     def ends_anew(self, run: Run) -> None:
         """A run got another end."""
         queue = self._by_queue[run.queue]
         queue[:] = [(order, id_, run if id_ == run.id else other) for order, id_, other in queue]
         self._charged.pop(run.queue, None)
+        self._left.pop(run.queue, None)
+        self._others.clear()
 
     def charged(self, queue: str, at_ms: int) -> Charged:
         """GPUs of the queue that are entitled at an instant, and the runs that are borrowed then. O(runs)."""
@@ -95,36 +116,40 @@ class Shares:
 
     def class_now(self, queue: str, gpus: int) -> ShareClass:
         """Class of a job that would start now: what runs and has just started goes before it."""
-        nominal = self.tree.nominal.get(queue, 0)
-        if gpus > nominal:
-            return ShareClass.BORROWED
-        left = nominal - self.charged(queue, self.at_ms)[0]
-        return ShareClass.ENTITLED if gpus <= left else ShareClass.BORROWED
+        return ShareClass.ENTITLED if gpus <= self.left_now(queue) else ShareClass.BORROWED
+
+    def left_now(self, queue: str) -> int:
+        """GPUs of the queue's nominal that what runs and has just started leaves, 0 or more."""
+        return self.tree.nominal.get(queue, 0) - self.charged(queue, self.at_ms)[0]
 
     def class_at(self, queue: str, gpus: int, at_ms: int) -> ShareClass:
         """Class of a job that would start at an instant, planned starts of its queue going before it."""
-        nominal = self.tree.nominal.get(queue, 0)
-        if gpus > nominal:
-            return ShareClass.BORROWED
-        left = nominal - self.charged(queue, at_ms)[0] - self._planned(queue, at_ms)
-        return ShareClass.ENTITLED if gpus <= left else ShareClass.BORROWED
+        return ShareClass.ENTITLED if gpus <= self.left_at(queue, at_ms) else ShareClass.BORROWED
+
+    def left_at(self, queue: str, at_ms: int) -> int:
+        """GPUs of the queue's nominal that what runs and is planned leaves at an instant. O(runs + holds)."""
+        known = self._left.setdefault(queue, {})
+        if at_ms not in known:
+            nominal = self.tree.nominal.get(queue, 0)
+            known[at_ms] = nominal - self.charged(queue, at_ms)[0] - self._planned(queue, at_ms)
+        return known[at_ms]
 
     def _planned(self, queue: str, at_ms: int) -> int:
         """GPUs of the queue's planned starts that are entitled and running at an instant."""
-        return sum(
-            hold.gpus
-            for hold in self.holds.values()
-            if hold.queue == queue
-            and hold.share_class is ShareClass.ENTITLED
-            and hold.start_ms <= at_ms < hold.end_ms
-        )
+        own = self._entitled.get(queue)
+        return sum(hold.gpus for hold in own.values() if hold.start_ms <= at_ms < hold.end_ms) if own else 0
+
+    def entitled_of_others(self, queue: str) -> Iterator[Hold]:
+        """Planned starts of other queues that are entitled."""
+        for other, holds in self._entitled.items():
+            if other != queue:
+                yield from holds.values()
 
     def demoted(self, queue: str, gpus: int, start_ms: int, end_ms: int) -> Hold | None:
         """The first planned start of the queue that would lose its entitlement to a job in [start, end)."""
         nominal = self.tree.nominal.get(queue, 0)
-        for hold in self.holds.values():
-            is_own = hold.queue == queue and hold.share_class is ShareClass.ENTITLED
-            if is_own and start_ms < hold.end_ms and hold.start_ms < end_ms:
+        for hold in self._entitled.get(queue, {}).values():
+            if start_ms < hold.end_ms and hold.start_ms < end_ms:
                 at_ms = max(hold.start_ms, start_ms)
                 charged, _ = self.charged(queue, at_ms)
                 if charged + gpus <= nominal < charged + gpus + self._planned(queue, at_ms):
@@ -135,12 +160,10 @@ class Shares:
         """Planned starts past which a job of the queue may run, as it can be reclaimed for them in time."""
         return frozenset(
             hold.job_id
-            for hold in self.holds.values()
-            if hold.queue != queue
-            and hold.share_class is ShareClass.ENTITLED
-            and not hold.is_reclaim  # its victims are told already
+            for hold in self.entitled_of_others(queue)
+            if not hold.is_reclaim  # its victims are told already
             and start_ms + grace_ms < hold.start_ms < end_ms  # notice comes after the start
-            and self.class_at(queue, gpus, hold.start_ms) is ShareClass.BORROWED
+            and gpus > self.left_at(queue, hold.start_ms)
         )
 
     def refusal(self, ask: Ask) -> QuotaRefusal | None:
@@ -179,8 +202,8 @@ class Shares:
     def borrowed_of_others(self, queue: str, at_ms: int | None = None) -> frozenset[AttemptId]:
         """Runs of other queues that are borrowed at an instant (None = now). O(queues) when remembered."""
         at_ms = self.at_ms if at_ms is None else at_ms
-        found: frozenset[AttemptId] = frozenset()
-        for other in self._by_queue:
-            if other != queue and self.charged(other, self.at_ms)[1]:
-                found |= self.charged(other, at_ms)[1]
-        return found
+        if (queue, at_ms) not in self._others:
+            borrowers = [other for other in self._by_queue if self.charged(other, self.at_ms)[1]]
+            borrowed = [self.charged(other, at_ms)[1] for other in borrowers if other != queue]
+            self._others[queue, at_ms] = frozenset().union(*borrowed)
+        return self._others[queue, at_ms]

@@ -149,17 +149,18 @@ class World:
         self.free: Final = running.free()
         self.version = 0
         self._stamps = 0
-        runs = running.runs(snapshot.at_ms)
+        at_ms = snapshot.at_ms
         self.shares: Final = {
-            pool: Shares(tree, snapshot.at_ms, (run for run in runs if pool_of(run.flavor) == pool))
-            for pool, tree in bounds.trees.items()
+            pool: Shares(tree, at_ms, running.by_queue(pool, at_ms)) for pool, tree in bounds.trees.items()
         }
         self.profiles: Final = {
             flavor: Profile(
-                flavor, rooms, snapshot.at_ms, runs=_of_flavor(runs, flavor), windows=snapshot.windows
+                flavor, rooms, at_ms, runs=running.of_flavor(flavor, at_ms), windows=snapshot.windows
             )
             for flavor, rooms in self.free.rooms.items()
         }
+        for flavor, profile in self.profiles.items():
+            profile.know_ends(running.ends(flavor, at_ms))
         self._tight: Final = set(running.tight)
         self._beside: Final[dict[str, Beside]] = {}
         self.held: Final[dict[JobId, Hold]] = {}
@@ -237,7 +238,8 @@ class World:
         profile = self.profiles[hold.flavor]
         shares = self.shares_of(hold.flavor)
         profile.hold(hold)
-        shares.holds[hold.job_id] = self.held[hold.job_id] = hold
+        shares.hold(hold)
+        self.held[hold.job_id] = hold
         for victim in hold.victims:
             shares.ends_anew(profile.runs[victim])
         self._stamp()
@@ -248,7 +250,7 @@ class World:
         if hold is not None:
             profile, shares = self.profiles[hold.flavor], self.shares_of(hold.flavor)
             profile.release(job_id)
-            del shares.holds[job_id]
+            shares.release(hold)
             for victim in hold.victims:
                 shares.ends_anew(profile.runs[victim])
             self._stamp()
@@ -312,10 +314,6 @@ class World:
     def holds(self) -> list[Hold]:
         """All planned starts that stand, by job."""
         return [self.held[job_id] for job_id in sorted(self.held)]
-
-
-def _of_flavor(runs: Iterable[Run], flavor: str) -> list[Run]:
-    return [run for run in runs if run.flavor == flavor]
 
 
 def claim_s(request: Request) -> int:

@@ -55,14 +55,14 @@ def test_changes_do_not_rely_on_the_order(before, after):
 def test_many_jobs_of_a_kind_are_sorted_in_and_earlier_lists_stay(build):
     jobs = [build.job(number, 1) for number in range(1, 40)]
     keyed = [(key_of(job, is_aged=False), job) for job in jobs]
-    kind = Kind(0, can_age=False)
+    kind = Kind(0, (("h200",), 1, None), can_age=False)
     kind.add(keyed[20:])
-    seen = kind.jobs
+    seen = kind.now.jobs
     kind.add(keyed[:3])
     kind.add(keyed[3:20])
-    assert [job.id for job in kind.jobs] == list(range(1, 40))
+    assert [job.id for job in kind.now.jobs] == list(range(1, 40))
     kind.remove([key for key, job in keyed if job.id % 2])
-    assert [job.id for job in kind.jobs] == list(range(2, 40, 2))
+    assert [job.id for job in kind.now.jobs] == list(range(2, 40, 2))
     assert [job.id for job in seen] == list(range(21, 40))
 
 
@@ -75,11 +75,11 @@ def test_jobs_age_where_they_stand(build):
     snapshot = build.snapshot(pending=[old, young])
     index.follow(snapshot, policy, aging[0])
     (kind,) = index.queues["q"].values()
-    assert [job.id for job in kind.jobs] == [2, 1]
+    assert [job.id for job in kind.now.jobs] == [2, 1]
     later = replace(snapshot, at_ms=build.now_ms + 3_600_000, pending=(old,))
     index.follow(replace(later, pending=(old, young)), policy, aging[1])
     (kind,) = index.queues["q"].values()
-    assert [job.id for job in kind.jobs] == [1, 2]
+    assert [job.id for job in kind.now.jobs] == [1, 2]
     assert index.place(JobId(2)) == (kind, 1)
     index.follow(replace(later, pending=()), policy, aging[1])
     assert index.queues["q"] == {}
@@ -105,7 +105,7 @@ def line(build, *names):
     for number, ids in enumerate(names):
         jobs = [build.job(job_id, 1) for job_id in ids]
         walks.append(Walk(number, [key_of(job, is_aged=False) for job in jobs], jobs))
-    return Line("q", walks)
+    return Line("q", walks, {})
 
 
 def test_sleepers_are_told_when_the_walk_goes_past_them_and_woken_by_changes(build):
@@ -140,18 +140,19 @@ def test_who_sleeps_to_the_end_is_told(build):
 
 def test_who_holds_a_planned_start_stands_alone(build):
     jobs = [build.job(number, 1) for number in (1, 2, 3)]
-    kind = Kind(7, can_age=True)
+    kind = Kind(7, (("h200",), 1, None), can_age=True)
     kind.add([(key_of(job, is_aged=False), job) for job in jobs])
-    walks = line_of("q", [kind], {id(kind): [1]}).walks
+    alike = {kind.now.shape: [kind.now]}
+    walks = line_of("q", alike, {id(kind.now): [1]}).walks
     assert [[job.id for job in walk.jobs] for walk in walks] == [[2], [1, 3]]
-    only = line_of("q", [kind], {id(kind): [0, 1, 2]}).walks
+    only = line_of("q", alike, {id(kind.now): [0, 1, 2]}).walks
     assert [len(walk.jobs) for walk in only] == [1, 1, 1]
 
 
 def test_reasons_are_worked_out_when_they_are_read_and_once():
     asked = []
     wait = Wait(JobId(2), ReasonCode.NO_CAPACITY)
-    entries = Entries([], lambda: asked.append(1) or [wait], [])
+    entries = Entries([], lambda _jobs: asked.append(1) or [wait], [])
     plan = Plan(0, "v", "1", entries)
     assert plan.effects == ()
     assert asked == []

@@ -1,0 +1,56 @@
+"""What was kept for a job that then went elsewhere is there for those it kept waiting: they get another turn."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from quota.policy import policy_queue
+from scheduler.lines import Line, Told, Waits
+from scheduler.model import JobId, PendingJob, ReasonCode
+from scheduler.order import Key
+from scheduler.turns import Turns
+
+
+def second_turns(turns: Turns) -> None:
+    """Jobs that waited for a planned start that moved, or for an aged job that started, get another turn."""
+    starts = -1
+    while len(turns.starts) > starts:
+        starts = len(turns.starts)
+        for line in turns.lines.values():
+            _untell(turns, line)
+        for waits in list(turns.waits.values()):
+            if waits.job.id in turns.waits and _is_freed(turns, waits):
+                _second_turn(turns, waits.job)
+
+
+def _untell(turns: Turns, line: Line) -> None:
+    """Jobs that were told the same, and that a second turn may help, are told one by one, in their order."""
+    found: list[tuple[Key, PendingJob, Waits]] = []
+    for walk in line.walks:
+        kept: list[Told] = []
+        for told in walk.told:
+            if _is_freed(turns, told.waits):
+                found += [(key, job, told.waits) for key, job in walk.span(told.begin, told.end)]
+            else:
+                kept.append(told)
+        walk.told[:] = kept
+    for _, job, waits in sorted(found, key=lambda entry: entry[0]):
+        turns.waits.setdefault(job.id, replace(waits, job=job))
+
+
+def _second_turn(turns: Turns, job: PendingJob) -> None:
+    """One more turn."""
+    line = turns.lines[policy_queue(turns.policy, job.queue)]
+    if line.shield is not None and line.shield.id in turns.started:
+        line.shield = None
+    turns.take(job, line, is_entitled=turns.is_entitled(job))
+
+
+def _is_freed(turns: Turns, waits: Waits) -> bool:
+    """Whether what kept the job from starting is there no more."""
+    if waits.shield is not None:
+        return waits.shield.id in turns.started
+    if waits.refusal.reason is not ReasonCode.RESERVED_FOR or "window" in waits.refusal.numbers:
+        return False
+    ahead = turns.world.held.get(JobId(int(waits.refusal.numbers["job"])))
+    return ahead is None or ahead.start_ms != waits.refusal.numbers["start_ms"]

@@ -1,0 +1,249 @@
+"""One job's turn in a cycle: it starts, or takes back, or plans its start, or waits and is told why."""
+
+from __future__ import annotations
+
+from bisect import insort
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+from typing import Final
+
+from quota.fairshare import entry_charge
+from quota.model import Policy
+from quota.policy import policy_queue
+from quota.tree import WHOLE
+from scheduler.fit import Fit, NoFit, World, fits_eligible, has_room, not_eligible
+from scheduler.index import Index
+from scheduler.lines import Line, Waits, line_of
+from scheduler.model import JobId, PendingJob, ReasonCode, Reservation, Snapshot
+from scheduler.order import Aging, FairShare
+from scheduler.place import Picks
+from scheduler.profile import OVERDUE_MS, Hold
+from scheduler.reserve import Search, earliest, reclaim
+from scheduler.world import NO_LIMITS
+
+ROOM_REASONS: Final = frozenset(
+    {
+        ReasonCode.QUEUE_LIMIT,
+        ReasonCode.BORROWING_LIMIT,
+        ReasonCode.NO_CAPACITY,
+        ReasonCode.FRAGMENTED,
+        ReasonCode.FRAGMENTED_BY_ENTITLED,
+        ReasonCode.RESERVED_FOR,
+        ReasonCode.MAINTENANCE,
+    }
+)
+"""Refusals that time can mend: another job's end, or that of a window."""
+
+
+@dataclass(frozen=True, slots=True)
+class Started:
+    """A start of this cycle. `rule` says how its turn came; `charge` is what it added to its queue's use."""
+
+    job: PendingJob
+    queue: str
+    fit: Fit
+    charge: int
+    is_planned: bool = False
+
+
+class Turn:
+    """Working state of one cycle, and what one job does at its turn.
+
+    Args:
+        snapshot: what the cycle plans from.
+        policy: the policy in force.
+        index: the waiting jobs as the last cycle left them; None = made anew.
+    """
+
+    def __init__(self, snapshot: Snapshot, policy: Policy, index: Index | None = None) -> None:
+        self.snapshot: Final = snapshot
+        self.policy: Final = policy
+        self._index: Final = Index() if index is None else index
+        self.bounds: Final = self._index.bounds(snapshot, policy)
+        self.world: Final = World(snapshot, self.bounds, self._index.running)
+        tree = self.bounds.trees.get(WHOLE, NO_LIMITS)
+        self.aging: Final = Aging(snapshot.at_ms, policy.aging_full_after_s, tree.nominal)
+        self._index.follow(snapshot, policy, self.aging)
+        self.jobs: Final = self._index.jobs
+        priorities = {node.path: node.priority for node in policy.tree}
+        self.fair: Final = FairShare(tree, snapshot.usage, priorities)
+        self.standing: Final = {
+            kept.job_id: kept
+            for kept in snapshot.reservations
+            if kept.job_id in self.jobs and not_eligible(self.jobs[kept.job_id], self.world) is None
+        }
+        lines = self._lines()
+        self.lines: Final = {queue: line for queue, line in lines.items() if queue in self.bounds.queues}
+        self.strays: Final = [line for queue, line in lines.items() if queue not in self.bounds.queues]
+        self.holders: Final = {job_id for job_id, kept in self.standing.items() if not kept.is_reclaim}
+        self.starts: Final[list[Started]] = []
+        self.waits: Final[dict[JobId, Waits]] = {}
+        self.started: Final[set[JobId]] = set()
+        self.decided: Final[set[JobId]] = set()
+        self.reclaims: Final[list[JobId]] = []
+        self._refused: Final[dict[int, tuple[int, NoFit]]] = {}
+        self._unbought: Final[dict[int, int]] = {}
+
+    def _lines(self) -> dict[str, Line]:
+        """The queues by name; who holds a planned start stands alone."""
+        alone: dict[str, dict[int, list[int]]] = {}
+        for job_id in self.standing:
+            queue = policy_queue(self.policy, self.jobs[job_id].queue)
+            kind, place = self._index.place(job_id)
+            insort(alone.setdefault(queue, {}).setdefault(id(kind.now), []), place)
+        alike = self._index.alike
+        return {queue: line_of(queue, alike[queue], alone.get(queue, {})) for queue in sorted(alike)}
+
+    def is_entitled(self, job: PendingJob) -> bool:
+        """Whether the job would be entitled if it started now, on any flavor it takes."""
+        queue = policy_queue(self.policy, job.queue)
+        return job.request.gpus <= self.entitled_left(queue, job.request.flavors)
+
+    def entitled_left(self, queue: str, flavors: Iterable[str]) -> int:
+        """GPUs of the largest job of the queue that would be entitled now, on any of these flavors."""
+        known = [flavor for flavor in flavors if flavor in self.world.profiles]
+        return max((self.world.shares_of(flavor).left_now(queue) for flavor in known), default=0)
+
+    def kept_starts(self) -> list[Reservation]:
+        """Planned starts that stand from before, in the order of their instants."""
+        return sorted(self.standing.values(), key=lambda kept: (kept.start_ms, kept.job_id))
+
+    def restore(self, kept: Reservation) -> None:
+        """Put a planned start back on its nodes if it can still be."""
+        job = self.jobs[kept.job_id]
+        picks = self._picks(kept)
+        if picks is None:
+            return
+        search = Search(job, kept.flavor, self.world)
+        for start_ms in (max(kept.start_ms, self.world.at_ms), self.world.at_ms + OVERDUE_MS):
+            hold = search.at(start_ms, may_reclaim=not kept.is_reclaim, only=picks)
+            if hold is not None:
+                self.world.hold(replace(hold, is_reclaim=kept.is_reclaim))
+                return
+
+    def _picks(self, kept: Reservation) -> Picks | None:
+        """The planned nodes by position; None where one is gone."""
+        index = self.world.free.of_flavor(kept.flavor).index
+        if not all(node in index for node, _ in kept.place):
+            return None
+        return tuple((index[node], gpus) for node, gpus in kept.place)
+
+    def is_full(self) -> bool:
+        """Whether no more starts may be planned."""
+        return len(self.holders) >= self.policy.start_reservations
+
+    def take(self, job: PendingJob, line: Line, *, is_entitled: bool, is_planned: bool = False) -> None:
+        """The job starts; else, if entitled, takes back; else plans its start; else it just waits."""
+        own = self.world.release(job.id)
+        found = self._fits(job)
+        shield = self.shield_of(job, line)
+        if isinstance(found, Fit) and shield is None:
+            self.start(job, found, is_planned=is_planned)
+            return
+        if isinstance(found, Fit):
+            found = NoFit(ReasonCode.WAITING_TURN, {})
+        self.wait(job, found, is_entitled=is_entitled, shield=shield)
+        if shield is not None and own is None:
+            return
+        is_shield = (
+            line.shield in {None, job}
+            and self.aging.is_aged(job, line.queue)
+            and found.reason in ROOM_REASONS
+        )
+        if is_shield:
+            line.shield = job
+        hold = self._take_back(job) if is_entitled and (own is None or not own.victims) else None
+        if hold is None and (own is not None or is_shield or self.may_reserve(job)):
+            hold = self._replan(job, own)
+        if hold is not None:
+            self._plan(hold)
+
+    def shield_of(self, job: PendingJob, line: Line) -> PendingJob | None:
+        """The aged job of the queue that the job must not overtake."""
+        shield = line.shield
+        if shield is None or shield is job or shield.submitted_ms >= job.submitted_ms:
+            return None
+        return shield
+
+    def _fits(self, job: PendingJob) -> Fit | NoFit:
+        """`fits` with its refusals remembered while nothing changes: a flood of like jobs costs one answer."""
+        key = self._index.group(job.id)
+        known = self._refused.get(key)
+        if known is not None and known[0] == self.world.version:
+            return known[1]
+        found = fits_eligible(job, self.world)
+        if isinstance(found, NoFit):
+            self._refused[key] = (self.world.version, found)
+        return found
+
+    def _take_back(self, job: PendingJob) -> Hold | None:
+        """The start that reclaiming buys, as a start that is being made room for."""
+        key = self._index.group(job.id)
+        if self._unbought.get(key) == self.world.version:
+            return None
+        hold = reclaim(job, self.world)
+        if hold is None:
+            self._unbought[key] = self.world.version
+        return hold
+
+    def _replan(self, job: PendingJob, own: Hold | None) -> Hold | None:
+        """The start as planned before, unless an earlier one is found; at one instant plans do not change."""
+        if own is not None:
+            search = Search(job, own.flavor, self.world)
+            kept = search.at(own.start_ms, only=own.picks)
+            is_new = (
+                self.standing[job.id].planned_ms == self.world.at_ms if job.id in self.standing else False
+            )
+            if kept is not None and is_new:
+                return kept
+            if kept is not None and job.request.flavors == (own.flavor,):
+                return search.earliest(until_ms=kept.start_ms - 1) or kept
+            if kept is not None:
+                return earliest(job, self.world, until_ms=kept.start_ms - 1) or kept
+        return earliest(job, self.world)
+
+    def may_reserve(self, job: PendingJob) -> bool:
+        """Whether the job may hold a planned start."""
+        return job.id in self.holders or not self.is_full()
+
+    def _plan(self, hold: Hold) -> None:
+        """A planned start stands; when its victims' grace is all that is left, they get notice now."""
+        runs = self.world.profiles[hold.flavor].runs
+        grace_ms = max((runs[victim].grace_ms for victim in hold.victims), default=0)
+        is_due = bool(hold.victims) and self.world.at_ms + grace_ms >= hold.start_ms
+        if is_due:
+            hold = replace(hold, is_reclaim=True)
+            self.reclaims.append(hold.job_id)
+            self.holders.discard(hold.job_id)
+            gpus = sum(runs[victim].gpus for victim in hold.victims)
+            self.waits[hold.job_id].refusal = NoFit(
+                ReasonCode.RECLAIMING, {"gpus": gpus, "until_ms": hold.start_ms}
+            )
+        else:
+            self.holders.add(hold.job_id)
+        self.world.hold(hold)
+
+    def start(self, job: PendingJob, found: Fit, *, is_planned: bool = False) -> None:
+        """The job starts now."""
+        queue = policy_queue(self.policy, job.queue)
+        self.world.start(job, found)
+        charge = entry_charge(job.request.gpus, self.policy.usage_sampling_s)
+        self.fair.charge(queue, charge)
+        self.starts.append(Started(job, queue, found, charge, is_planned))
+        self.decided.add(job.id)
+        self.started.add(job.id)
+        self.waits.pop(job.id, None)
+        self.holders.discard(job.id)
+
+    def wait(
+        self,
+        job: PendingJob,
+        refusal: NoFit,
+        *,
+        is_entitled: bool = False,
+        shield: PendingJob | None = None,
+    ) -> None:
+        """The job waits, and this is why."""
+        self.decided.add(job.id)
+        is_free = refusal.reason not in ROOM_REASONS or has_room(job.request, self.world)
+        self.waits[job.id] = Waits(job, refusal, is_entitled, shield, is_free=is_free)
