@@ -1,4 +1,4 @@
-"""What a scrape of the node exporter costs: time, CPU, memory, for 8 and 16 GPUs.
+"""What a scrape of the node exporter costs: time, CPU, memory, for 8 and 16 GPUs, each with a process of a rank.
 
 Production's exporter runs over the scripted driver of the tests with a latency per driver call that is typical
 of data-centre boards (assumed: 150 us; a call that reads a batch of fields 1.5 ms; MEASURED on no hardware).
@@ -9,7 +9,9 @@ Usage: python benchmarks/exporter.py [--scrapes N]
 from __future__ import annotations
 
 import argparse
+import contextlib
 import importlib.metadata
+import json
 import os
 import platform
 import select
@@ -22,8 +24,11 @@ from pathlib import Path
 
 import httpx
 
+from metrics.procfs import boot_id
+
 ROOT = Path(__file__).resolve().parents[1]
 CALL_US, FIELDS_US = 150, 1500
+ENDED = 1000  # attempts that an agent keeps beside those that run
 TICKS_PER_S = os.sysconf("SC_CLK_TCK")
 
 
@@ -72,9 +77,43 @@ def listening(process: subprocess.Popen[str]) -> str:
     return next(word for word in process.stdout.readline().split() if word.startswith("http://"))
 
 
+def ranks(folder: Path, gpus: int, stack: contextlib.ExitStack) -> list[int]:
+    """Files of an agent with a rank for each GPU and many that ended; the ranks' processes, three deep."""
+    for number in range(ENDED):
+        ended = folder / "attempts" / f"{number}-1"
+        ended.mkdir(parents=True, exist_ok=True)
+        for name in ("rank-0.spec", "start-0.json", "exit-0.json"):
+            (ended / name).touch()
+    workers = []
+    for number in range(gpus):
+        leader = subprocess.Popen(
+            ["sh", "-c", 'sh -c "sleep 600 & echo \\$!; wait"; true'],
+            stdout=subprocess.PIPE,
+            start_new_session=True,
+        )
+        stack.callback(os.killpg, leader.pid, 9)
+        workers.append(int(leader.stdout.readline() if leader.stdout else 0))
+        fields = Path(f"/proc/{leader.pid}/stat").read_text().rpartition(")")[2].split()
+        lives = folder / "attempts" / f"{number}-2"
+        lives.mkdir(exist_ok=True)
+        (lives / "rank-0.spec").touch()
+        start = {"pid": leader.pid, "start_ticks": int(fields[19]), "boot_id": boot_id()}
+        (lives / "start-0.json").write_text(json.dumps(start))
+    return workers
+
+
 def measure(folder: Path, gpus: int, scrapes: int, latency: tuple[str, ...]) -> str:
-    state = folder / "state"
-    load = [f"gpu {index} util 90" for index in range(gpus)]
+    with contextlib.ExitStack() as stack:
+        return _measure(folder, ranks(folder, gpus, stack), scrapes, latency)
+
+
+def _measure(folder: Path, workers: list[int], scrapes: int, latency: tuple[str, ...]) -> str:
+    state, gpus = folder / "state", len(workers)
+    load = [
+        line
+        for index, pid in enumerate(workers)
+        for line in (f"gpu {index} util 90", f"gpu {index} proc {pid} 1000")
+    ]
     state.write_text("\n".join([f"count {gpus}", *latency, *load, ""]))
     env = {
         **os.environ,
@@ -83,6 +122,7 @@ def measure(folder: Path, gpus: int, scrapes: int, latency: tuple[str, ...]) -> 
         "PYTHONPATH": str(ROOT),
     }
     command = [sys.executable, "-m", "metrics.exporter_cli", "--node", "n1", "--gpus", str(gpus)]
+    command += ["--agent-state", str(folder)]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=env, cwd=ROOT) as process:
         try:
             url = listening(process) + "/metrics"
@@ -93,6 +133,8 @@ def measure(folder: Path, gpus: int, scrapes: int, latency: tuple[str, ...]) -> 
                 body = httpx.get(url, timeout=30).content
                 took_s.append(time.perf_counter() - started_s)
             used_s = (cpu_s(process.pid) - before_s) / scrapes
+            if body.count(b'evidence="descent"') != gpus:
+                raise SystemExit("the exporter did not tell whose the processes are")
             series = sum(not line.startswith(b"#") for line in body.splitlines())
             resident = resident_mib(process.pid)
         finally:

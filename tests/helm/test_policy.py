@@ -45,6 +45,24 @@ def test_only_the_gpu_nodes_see_a_folder_of_their_host(rendered):
             assert mount is None or mount["readOnly"] is True
 
 
+@pytest.mark.parametrize("processes", [False, True])
+def test_the_exporter_is_root_only_to_ask_the_kubelet(processes):
+    asked = f"exporter.podResources=true,exporter.processes={str(processes).lower()},nodes.hostPath=/var/lib/kezek"
+    (pod,) = [
+        made for name, _, made in pods(things(*NEEDED, "--set", asked)) if name == "DaemonSet/kezek-exporter"
+    ]
+    (container,) = pod["containers"]
+    assert container["args"] == ["exporter", "--pod-resources", "/run/kubelet/kubelet.sock"]
+    own = container["securityContext"]
+    assert (own["runAsUser"], own["runAsNonRoot"], own["allowPrivilegeEscalation"]) == (0, False, False)
+    added = {"add": ["DAC_READ_SEARCH"]} if processes else {}
+    assert own["capabilities"] == {"drop": ["ALL"], **added}
+    folders = {volume["hostPath"]["path"] for volume in pod["volumes"] if "hostPath" in volume}
+    assert folders == {"/var/lib/kubelet/pod-resources"} | ({"/var/lib/kezek"} if processes else set())
+    assert all(mount["readOnly"] for mount in container["volumeMounts"])
+    assert pod.get("hostPID", False) == processes
+
+
 def test_every_container_has_limits_and_every_lasting_one_probes(rendered):
     for name, spec, container in containers(rendered):
         for kind in ("requests", "limits"):

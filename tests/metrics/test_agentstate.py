@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -225,6 +226,30 @@ def test_no_more_attempts_than_an_agent_keeps_are_looked_at(tmp_path: Path) -> N
     assert state.read() == Known()
     (tmp_path / "attempts" / "one-more").mkdir()
     assert state.read() == Known((), 1)
+
+
+def test_the_exporter_stays_small_with_all_that_an_agent_and_a_kubelet_can_say(
+    tmp_path: Path, write: Any, make_driver: Any, serve: Any, kubelet_socket: Path
+) -> None:
+    for rank in range(MAX_RANKS):
+        write(f"{rank}-1", rank)
+    for number in range(MAX_RANKS, MAX_ATTEMPTS):
+        (tmp_path / "attempts" / f"{number}-1").mkdir()
+        (tmp_path / "attempts" / f"{number}-1" / "rank-0.spec").touch()
+        (tmp_path / "attempts" / f"{number}-1" / "exit-0.json").touch()
+    driver = make_driver("count 16", *(f"gpu {index} proc {os.getpid()} 1000" for index in range(16)))
+    served = serve(
+        *("--node", "n0", "--agent-state", str(tmp_path), "--pod-resources", str(kubelet_socket)),
+        driver=driver,
+    )
+    for _ in range(5):
+        scrape = served.scrape(30)
+    assert scrape.value("kezek_agent_state_success") == 1
+    assert scrape.value("kezek_kubelet_query_success") == 1
+    status = Path(f"/proc/{served.process.pid}/status").read_text()
+    resident = re.search(r"^VmRSS:\s+(\d+) kB$", status, re.MULTILINE)
+    assert resident is not None
+    assert int(resident[1]) < 60 * 1024
 
 
 def test_a_folder_that_is_not_there(tmp_path: Path) -> None:
