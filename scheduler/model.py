@@ -131,6 +131,10 @@ class Request:
     cpus_per_gpu: int | None = None
     memory_bytes_per_gpu: int | None = None
 
+    def __hash__(self) -> int:
+        """Of what differs between most requests: kinds of jobs are looked up by it a hundred thousand times."""
+        return hash((self.gpus, self.walltime_s, self.flavors, self.nodes))
+
 
 @dataclass(frozen=True, slots=True)
 class Slot:

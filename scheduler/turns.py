@@ -18,6 +18,7 @@ from scheduler.order import Aging, FairShare, Key
 from scheduler.place import Picks
 from scheduler.profile import OVERDUE_MS, Hold
 from scheduler.reserve import Search, earliest, reclaim
+from scheduler.topology import terms_of
 from scheduler.world import NO_LIMITS
 
 ROOM_REASONS: Final = frozenset(
@@ -339,7 +340,8 @@ class Turns:
         job = walk.job
         if not walk.is_plain or job.id in self.holders or job.id in self.world.held or not self._is_full():
             return False
-        shape = (job.request.flavors, self.bounds.shape(job.request, ""))
+        terms = terms_of(job.request, self.policy.topology)
+        shape = (job.request.flavors, job.request.gpus, job.request.nodes, terms)
         if shape not in self._roomless and not has_room(job.request, self.world):
             self._roomless.add(shape)
         return shape in self._roomless
