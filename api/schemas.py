@@ -251,7 +251,7 @@ class JobIn(Body):
         default=None,
         ge=1,
         le=MAX_MEMORY_BYTES,
-        description="A rank above it is stopped; absent: what `memory_bytes_per_gpu` comes to.",
+        description="A rank above it is stopped, and above what `memory_bytes_per_gpu` comes to. Sets nothing aside.",
     )
     node_labels: dict[LabelKey, LabelValue] = Field(
         default={}, max_length=MAX_NODE_LABELS, description="Labels that every node of the job has."

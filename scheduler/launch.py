@@ -74,6 +74,13 @@ class Work:
     memory_bytes_per_rank: int | None
     flavor: str
     is_simulated: bool
+    memory_bytes_per_gpu: int | None = None
+
+    def memory_bytes(self, slot: Slot) -> int | None:
+        """Memory at which a rank is stopped: what was asked for it, and no more than is set aside for its GPUs."""
+        aside = self.memory_bytes_per_gpu
+        limits = [self.memory_bytes_per_rank, None if aside is None else aside * len(slot.gpu_uuids)]
+        return min((limit for limit in limits if limit is not None), default=None)
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,6 +134,7 @@ def load_work(session: Session, attempt_id: str) -> Work | None:
         bundle=job.bundle_digest,
         walltime_s=job.walltime_s,
         memory_bytes_per_rank=job.memory_bytes_per_rank,
+        memory_bytes_per_gpu=job.memory_bytes_per_gpu,
         flavor=first.flavor,
         is_simulated=first.is_simulated,
     )
@@ -248,7 +256,7 @@ def _launch(leader: Leader, work: Work, rank: int, endpoint: Prepared) -> Launch
         bundle=work.bundle,
         env=work.env,
         outputs=work.outputs,
-        memory_bytes_per_rank=work.memory_bytes_per_rank,
+        memory_bytes_per_rank=work.memory_bytes(slot),
     )
 
     def once() -> LaunchReceipt:

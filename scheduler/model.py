@@ -109,8 +109,8 @@ class Request:
         walltime_s: longest run in seconds; the claim on the grant is gpus x walltime_s.
         flavors: acceptable flavors in order of preference, at least one.
         nodes: 1 = must fit one node; n = exactly n nodes with gpus/n on each; None = may span the fewest.
-        memory_bytes_per_rank: a rank above it is stopped as OUT_OF_MEMORY; None = what `memory_bytes_per_gpu`
-            comes to on its node, else the node's own limit.
+        memory_bytes_per_rank: a rank above it is stopped as OUT_OF_MEMORY, and above what
+            `memory_bytes_per_gpu` comes to for its GPUs; both None = the node's own limit. It sets nothing aside.
         node_labels: labels that every node of the job has, all of them, by key.
         topology_required: level of the topology; all nodes lie in one domain of it.
         topology_preferred: level from which on upwards the narrowest is taken at which one domain holds the job.
@@ -133,6 +133,10 @@ class Request:
     cpus_per_gpu: int | None = None
     memory_bytes_per_gpu: int | None = None
     is_entitled_only: bool = False
+
+    def __hash__(self) -> int:
+        """Of what differs between most requests: kinds of jobs are looked up by it a hundred thousand times."""
+        return hash((self.gpus, self.walltime_s, self.flavors, self.nodes))
 
 
 @dataclass(frozen=True, slots=True)

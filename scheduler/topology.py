@@ -202,15 +202,19 @@ class Site:
 def terms_of(request: Request, known: Sequence[str]) -> Terms | None:
     """What a request asks of its nodes beyond so many GPUs, None for nothing; `known` levels as in `levels_of`."""
     required, preferred = request.topology_required, request.topology_preferred
-    has_level = required is not None or preferred is not None
-    is_spread = request.placement is Placement.SPREAD
-    needs_more = request.cpus_per_gpu is not None or request.memory_bytes_per_gpu is not None
-    if not (request.node_labels or has_level or is_spread or needs_more):
+    cpus, memory = request.cpus_per_gpu, request.memory_bytes_per_gpu
+    if (
+        required is preferred is None
+        and cpus is memory is None
+        and request.placement is Placement.PACK
+        and not request.node_labels
+    ):
         return None
+    is_spread = request.placement is Placement.SPREAD
     return Terms(
         request.node_labels,
         levels_of(known, required, preferred),
         is_spread,
-        request.cpus_per_gpu,
-        request.memory_bytes_per_gpu,
+        cpus,
+        memory,
     )

@@ -10,6 +10,7 @@ from sqlalchemy import func, select, update
 
 from api.app import create_app
 from api.i18n import LANGUAGES, translate
+from api.routes.jobs import reason_out
 from api.tables import IdempotencyRow
 from metrics.allocated import Allocated
 from scheduler.dispatch.fake import FakeExecutor, Script
@@ -231,6 +232,71 @@ def test_a_wait_is_told_in_the_readers_language(world: World) -> None:
         "text": "Job 7 goes first: it was submitted earlier.",
     }
     assert len({reason["text"] for reason in texts.values()}) == 3
+
+
+WHERE = {
+    "node_labels": {"kezek.io/pool": "big"},
+    "topology_required": "kezek.kz/block",
+    "topology_preferred": "kezek.kz/rack",
+    "placement": "spread",
+    "cpus_per_gpu": 4,
+    "memory_bytes_per_gpu": 64 * 2**30,
+}
+
+
+def test_what_no_node_has_is_refused_in_the_readers_language(world: World) -> None:
+    for asks, words in (
+        ({"node_labels": {"kezek.kz/rack": "r1"}}, "has the labels kezek.kz/rack=r1"),
+        ({"topology_required": "kezek.kz/rack"}, "no one domain of kezek.kz/rack"),
+        ({"memory_bytes_per_gpu": 2**50}, "memory asked for each GPU: 1,048,576 GiB"),
+        ({"cpus_per_gpu": 4096}, "CPUs asked for each GPU: 4096"),
+    ):
+        refused = world.job(**asks).json()
+        assert refused["code"] == "NEVER_FITS"
+        text = reason_out("NEVER_FITS", refused["numbers"], "en").text
+        assert words in text
+        assert "{" not in text
+        assert (
+            len({reason_out("NEVER_FITS", refused["numbers"], language).text for language in LANGUAGES}) == 3
+        )
+
+
+@pytest.mark.parametrize("place", sorted(WHERE))
+def test_what_is_asked_of_nodes_has_its_form(world: World, place: str) -> None:
+    for wrong in ([], "", "a b", 0, {"a b": "c"}, {"a": ""}):
+        if place != "node_labels" or wrong != {}:
+            refused = world.job(**{place: wrong}).json()
+            assert refused["code"] == "VALIDATION"
+            assert refused["errors"][0]["place"].startswith(f"body.{place}")
+
+
+def test_a_job_tells_what_it_asks_of_its_nodes(world: World) -> None:
+    plain = world.job().json()
+    assert {name: plain[name] for name in WHERE} == {
+        **dict.fromkeys(WHERE), "node_labels": {}, "placement": "pack"
+    }  # fmt: skip
+    with transaction(world.engine) as session:
+        row = session.get_one(JobRow, plain["id"])
+        for name, value in WHERE.items():
+            setattr(row, name, value)
+    told = world.ok("uni-researcher", "GET", f"/v1/jobs/{plain['id']}")
+    assert {name: told[name] for name in WHERE} == WHERE
+
+
+@pytest.mark.parametrize(
+    ("numbers", "words"),
+    [
+        ({"lacks": "topology", "level": "kezek.kz/rack", "largest": 14}, "in no one domain of kezek.kz/rack, the most in one: 14"),
+        ({"lacks": "cpus", "cpus_per_gpu": 8, "free_cpus": 4}, "too few CPUs beside them: 4"),
+        ({"lacks": "memory", "memory_bytes_per_gpu": 2**36, "free_memory_bytes": 2**35}, "memory beside them: 32 GiB"),
+    ],
+)  # fmt: skip
+def test_what_is_missing_beside_gpus_is_named(numbers: dict[str, Any], words: str) -> None:
+    figures = {"free": 16, "gpus": 8, "flavor": "h200", **numbers}
+    texts = {language: reason_out("FRAGMENTED", figures, language).text for language in LANGUAGES}
+    assert words in texts["en"]
+    assert len(set(texts.values())) == 3
+    assert not any("{" in text for text in texts.values())
 
 
 def test_logs_are_read_by_offset(world: World) -> None:

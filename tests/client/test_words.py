@@ -16,7 +16,7 @@ from kezek.errors import FieldError
 from kezek.exits import Exit, exit_of
 from kezek.fields import Fields
 from kezek.messages import LANGUAGES, Messages, catalogue, choose_language
-from kezek.model import FINAL_STATES, Job
+from kezek.model import FINAL_STATES, Cluster, Job
 from kezek.places import OPTIONS, option_of
 from kezek.settings import Settings, config_path, read_settings, write_settings
 from kezek.submission import Typed, prepare
@@ -367,11 +367,61 @@ def test_a_script_becomes_a_command_and_a_bundle(tmp_path: Path) -> None:
     assert (request.command, request.name, bundle) == (("bash", "-c", "echo hi", "x"), "bash", None)
 
 
+def test_what_is_asked_of_nodes_is_sent_and_shown_as_it_was_typed(tmp_path: Path) -> None:
+    plain, _ = prepare(typed(tmp_path), tmp_path)
+    asked, _ = prepare(
+        typed(
+            tmp_path,
+            node_labels=["kezek.kz/rack=r1", "pool=a=b"],
+            topology_required="kezek.kz/block",
+            topology_preferred="kezek.kz/rack",
+            placement="spread",
+            cpus_per_gpu=4,
+            memory_per_gpu="64GiB",
+        ),
+        tmp_path,
+    )
+    where = {
+        "node_labels": {"kezek.kz/rack": "r1", "pool": "a=b"},
+        "topology_required": "kezek.kz/block",
+        "topology_preferred": "kezek.kz/rack",
+        "placement": "spread",
+        "cpus_per_gpu": 4,
+        "memory_bytes_per_gpu": 64 * 2**30,
+    }
+    assert where.items() <= asked.document(None).items()
+    assert JobIn.model_validate(asked.document(None)).placement == "spread"
+    assert {"node_labels": {}, "placement": "pack", "cpus_per_gpu": None}.items() <= plain.document(
+        None
+    ).items()
+    messages = Messages("en")
+    shown = dict(show.job_pairs(job(**where), messages))
+    assert shown["node_terms"] == (
+        "--node-label kezek.kz/rack=r1 --node-label pool=a=b --topology-required kezek.kz/block "
+        "--topology-preferred kezek.kz/rack --placement spread --cpus-per-gpu 4 --mem-per-gpu 68719476736"
+    )
+    assert "node_terms" not in dict(show.job_pairs(job(placement="pack"), messages))
+
+
+def test_labels_of_nodes_are_listed_without_the_node_s_own_name() -> None:
+    node = {
+        "name": "n0", "flavor": "h200", "state": "UP", "is_simulated": False, "gpus": 8, "busy": 0, "free": 8,
+        "down": 0, "labels": {"kezek.io/node": "n0", "kezek.kz/rack": "r1"},
+    }  # fmt: skip
+    whole = {"is_simulated": False, "gpus": 8, "busy": 0, "free": 8, "down": 0, "nodes": [node]}
+    [row] = show.node_rows(Cluster.of(Fields(whole, "cluster")), Messages("en"))
+    assert row[-1] == "kezek.kz/rack=r1"
+    del node["labels"]
+    [row] = show.node_rows(Cluster.of(Fields(whole, "cluster")), Messages("en"))
+    assert row[-1] == ""
+
+
 @pytest.mark.parametrize(
     ("given", "key"),
     [
         ({"files": []}, "nothing_to_run"), ({"command": " "}, "nothing_to_run"), ({"command": "a 'b"}, "command_quotes"),
         ({"files": [Path("run.sh")]}, "no_command"), ({"files": [Path("missing.py")]}, "script_not_a_file"),
+        ({"node_labels": ["A"]}, "node_label"), ({"node_labels": ["A=1", "A=2"]}, "node_label_twice"),
         ({"env": ["A"]}, "env"), ({"env": ["=b"]}, "env"), ({"env": ["A=1", "A=2"]}, "env_twice"),
     ],
 )  # fmt: skip

@@ -12,9 +12,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from scheduler.fit import Bounds, Fit, Limit, NoFit, World, can_ever_fit, fits
-from scheduler.model import Admit, JobId, NodeState, ReasonCode, Reserve, ShareClass, Slot, Wait
+from scheduler.index import Index
+from scheduler.model import Admit, JobId, NodeState, Placement, ReasonCode, Reserve, ShareClass, Slot, Wait
 from scheduler.place import FreeView
-from scheduler.plan import make_plan
+from scheduler.plan import make_plan, plan_digest
 from scheduler.profile import Hold
 
 sys.path.insert(0, str(Path(__file__).parent))
@@ -226,6 +227,9 @@ def job_of(draw):
         "cpus_per_gpu": draw(AMOUNTS),
         "memory_bytes_per_gpu": None if memory is None else memory * GIB,
         "topology_required": draw(st.sampled_from([None, None, "rack"])),
+        "topology_preferred": draw(st.sampled_from([None, None, "rack"])),
+        "placement": draw(st.sampled_from(Placement)),
+        "node_labels": draw(st.sampled_from([(), (), (("rack", "r0"),)])),
     }
     return gpus, draw(st.sampled_from("ab")), draw(st.sampled_from([5, 20, 60])), nodes, asks
 
@@ -262,17 +266,18 @@ def test_no_node_ever_gives_more_than_it_has(build, events):
     for number, (cpus, memory, rack) in enumerate([(64, 64, "r0"), (64, 100, "r0"), (50, 60, "r1")]):
         name = f"n{number}"
         cluster.nodes[name] = sized(cluster.nodes[name], cpus, memory * GIB, (("rack", rack),))
-    promised = {}
+    index = Index()
     for event in events:
         if isinstance(event, int):
             cluster.advance(event)
         elif isinstance(event[0], str):
             cluster.set_node(*event)
-            promised.clear()
         else:
             gpus, queue, minutes, nodes, asks = event
             cluster.submit(gpus, queue, minutes, nodes=nodes, asks=asks)
+        warm = make_plan(cluster.snapshot(), policy, index)
         plan = cluster.cycle()
+        assert plan_digest(warm) == plan_digest(plan), "the plan is the same with what the last cycle knew"
         for name, node in cluster.nodes.items():
             assert taken(cluster, "cpus", name) <= node.cpus
             assert taken(cluster, "memory", name) <= node.memory_bytes

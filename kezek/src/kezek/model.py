@@ -31,7 +31,7 @@ class JobRequest:
         nodes: exactly so many nodes with gpus / nodes on each; None = the platform chooses.
         walltime_s: longest run in seconds; None = the queue's default.
         flavors: acceptable kinds of GPU by preference; empty = those the project has grants of.
-        memory_bytes_per_rank: a rank above it is stopped; None = what `memory_bytes_per_gpu` comes to.
+        memory_bytes_per_rank: a rank above it is stopped, and above what `memory_bytes_per_gpu` comes to.
         node_labels: labels that every node of the job has.
         topology_required: level of the topology: all nodes in one domain of it.
         topology_preferred: level of the topology: one domain of it, else of the next wider one, else any nodes.

@@ -261,7 +261,7 @@ def node_rows(cluster: Cluster, messages: Messages) -> list[Sequence[Cell]]:
             else node.flavor,
             messages.named("node", node.state),
             *(str(count) for count in (node.gpus, node.busy, node.free, node.down)),
-            ", ".join(f"{key}={value}" for key, value in node.labels.items()),
+            ", ".join(f"{key}={value}" for key, value in node.labels.items() if value != node.name),
         )
         for node in cluster.nodes
     ]
