@@ -86,6 +86,12 @@ class Turns:
         self._roomless: Final[set[object]] = set()
         self._eligible: Final[dict[int, int]] = {}
         self._unbought: Final[dict[int, int]] = {}
+        self._is_surplus = False
+        """Whether only work that is not entitled is left to have its turn."""
+        self._borrowers: Final = {
+            job_id for job_id in self.holders if not self.is_entitled(self.jobs[job_id])
+        }
+        """Jobs that hold a planned start and were not entitled when the cycle began, or when they got it."""
 
     def _lines(self) -> dict[str, Line]:
         """The queues by name; who holds a planned start stands alone."""
@@ -186,8 +192,13 @@ class Turns:
             line.advance()
 
     def _is_full(self) -> bool:
-        """Whether no more starts may be planned."""
-        return len(self.holders) >= self.policy.start_reservations
+        """Whether no more starts may be planned, by whom it is the turn of."""
+        is_full = len(self.holders) >= self.policy.start_reservations
+        return is_full or (self._is_surplus and self._is_surplus_full())
+
+    def _is_surplus_full(self) -> bool:
+        """Whether jobs that are not entitled may plan no more starts: those that do keep them."""
+        return len(self._borrowers & self.holders) >= self.policy.borrowed_reservations
 
     def _has_entitled(self, line: Line) -> bool:
         """Walk the line up to its next job that is entitled now; what is not is passed.
@@ -278,10 +289,11 @@ class Turns:
         for job_id, before in list(line.ahead.items()):
             search = Search(self.jobs[job_id], before.flavor, self.world)
             self._hold_ahead(line, self.jobs[job_id], search.at(before.start_ms, only=before.picks))
-        for place, job in line.passed_before(key, is_full=self._is_full()):
+        is_full = self._is_full() or self._is_surplus_full()  # what was passed is not entitled
+        for place, job in line.passed_before(key, is_full=is_full):
             may_plan = job.id not in self.world.held and self._may_reserve(job)
             if may_plan and not_eligible(job, self.world) is None:
-                self.holders.add(job.id)
+                self._reserves(job)
                 line.last_ahead = place
                 if job.id in self.standing:
                     self._restore(self.standing[job.id])
@@ -300,6 +312,7 @@ class Turns:
 
     def planned(self) -> None:
         """Starts that stand from before, in the order of their instants."""
+        self._is_surplus = True
         left = [kept for kept in self._standing() if kept.job_id not in self.decided]
         for kept in left:
             if kept.job_id not in self.world.held:
@@ -471,7 +484,17 @@ class Turns:
         return earliest(job, self.world)
 
     def _may_reserve(self, job: PendingJob) -> bool:
-        return job.id in self.holders or not self._is_full()
+        if job.id in self.holders:
+            return True
+        is_full = len(self.holders) >= self.policy.start_reservations
+        return not is_full and (not self._is_surplus_full() or self.is_entitled(job))
+
+    def _reserves(self, job: PendingJob) -> None:
+        """The job is among those that hold a planned start."""
+        if job.id not in self.holders:
+            self.holders.add(job.id)
+            if not self.is_entitled(job):
+                self._borrowers.add(job.id)
 
     def _plan(self, hold: Hold) -> None:
         """A planned start stands; when its victims' grace is all that is left, they get notice now."""
@@ -487,7 +510,7 @@ class Turns:
                 ReasonCode.RECLAIMING, {"gpus": gpus, "until_ms": hold.start_ms}
             )
         else:
-            self.holders.add(hold.job_id)
+            self._reserves(self.jobs[hold.job_id])
         self.world.hold(hold)
 
     def _start(self, job: PendingJob, found: Fit, *, is_planned: bool = False) -> None:
