@@ -9,8 +9,8 @@ figure is the share of GPUs allocated when the pods that arrived ask for 100 %.
 random: any node that holds the pod. best_fit: the least 0.5 free CPU / largest CPU + 0.5 free GPUs / 8.
 fullest: the node with the least free GPUs that holds it, as `scheduler.place` does; then the least free CPU.
 room: the node where the pod takes least of the room that others could use. Room of a kind of pod is how many of it fit;
-the loss is the share of all its room that goes, weighted by the GPUs that its kind asked for so far, summed over the
-SHAPES commonest kinds that arrived before; then as fullest. So a pod that may use any model goes where fewest others
+the loss is the share of all its room that goes, weighted by how often it came, summed over the SHAPES commonest kinds
+that arrived before; then as fullest. So a pod that may use any model goes where fewest others
 must, and one without GPUs where CPU is to spare.
 Pods with a share of a GPU go to the fullest GPU of the node. `scheduler.place` itself gives whole GPUs only: shares
 and CPU are this script's.
@@ -69,7 +69,7 @@ class Free:
 
 
 class Shapes:
-    """The commonest kinds of pods that arrived so far, by the GPUs they asked for."""
+    """The commonest kinds of pods that arrived so far, by how often they came."""
 
     def __init__(self, seen: Counter[Pod], models: np.ndarray) -> None:
         kinds = [(pod, times) for pod, times in seen.most_common(SHAPES) if pod.gpus]
@@ -77,7 +77,7 @@ class Shapes:
         self.may = [
             np.isin(models, pod.models) if pod.models else np.ones(len(models), bool) for pod in self.pods
         ]
-        self.weights = np.array([times * pod.demand for pod, times in kinds], dtype=float)
+        self.weights = np.array([times for _, times in kinds], dtype=float)
 
     def room(self, nodes: np.ndarray, free: Free) -> np.ndarray:
         """How many of each kind the nodes hold, one row per node, if so much is free on them."""

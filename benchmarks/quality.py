@@ -86,7 +86,11 @@ def run(name: str, jobs: list[TraceJob], args: argparse.Namespace) -> dict[str, 
         replayer = Replayer(
             jobs,
             queues,
-            replace(policy, start_reservations=args.reservations or policy.start_reservations),
+            replace(
+                policy,
+                start_reservations=args.reservations or policy.start_reservations,
+                borrowed_reservations=args.borrowed_reservations or policy.borrowed_reservations,
+            ),
             nodes=args.nodes,
             gpus_per_node=args.gpus_per_node,
             cycle_s=args.cycle_s,
@@ -123,6 +127,7 @@ def main() -> None:
     parser.add_argument(
         "--reservations", type=int, help="planned starts that kezek holds; the policy's default"
     )
+    parser.add_argument("--borrowed-reservations", type=int, help="of these for jobs that are not entitled")
     parser.add_argument("--skip-s", type=int, default=0, help="leave out jobs submitted before")
     parser.add_argument("--remainder-apart", action="store_true")
     parser.add_argument("--limit", type=int, help="only the first jobs of the trace")

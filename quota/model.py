@@ -117,7 +117,12 @@ class Route:
 
 @dataclass(frozen=True, slots=True)
 class Policy:
-    """A quota policy in force from a date. The document as written is kept beside it with its digest."""
+    """A quota policy in force from a date. The document as written is kept beside it with its digest.
+
+    Args:
+        start_reservations: R, so many waiting jobs hold a planned start.
+        borrowed_reservations: so many of these at most for jobs that are not entitled when it is planned.
+    """
 
     version: str
     effective_from: date
@@ -129,6 +134,7 @@ class Policy:
     usage_sampling_s: int = 3_600
     aging_full_after_s: int = 7 * 86_400
     start_reservations: int = 16
+    borrowed_reservations: int = 1
     checkpoint_max_protected_s: int = 6 * 3_600
     checkpoint_refund_cap_s: int = 2 * 3_600
     fair_share_weights: dict[str, Fraction] = field(default_factory=dict)

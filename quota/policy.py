@@ -66,6 +66,7 @@ _POLICY_KEYS: Final = frozenset(
         "usage_half_life",
         "aging",
         "start_reservations",
+        "borrowed_reservations",
         "checkpoint",
         "fair_share_weights",
         "tree",
@@ -328,6 +329,9 @@ def _with_settings(policy: Policy, found: Mapping[str, object]) -> Policy:
         ),
         start_reservations=read.optional(
             found, "start_reservations", path, _reservations, policy.start_reservations
+        ),
+        borrowed_reservations=read.optional(
+            found, "borrowed_reservations", path, _reservations, policy.borrowed_reservations
         ),
         checkpoint_max_protected_s=read.optional(
             checkpoint,

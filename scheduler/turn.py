@@ -83,6 +83,12 @@ class Turn:
         self.reclaims: Final[list[JobId]] = []
         self._refused: Final[dict[int, tuple[int, NoFit]]] = {}
         self._unbought: Final[dict[int, int]] = {}
+        self.is_surplus = False
+        """Whether only work that is not entitled is left to have its turn."""
+        self._borrowers: Final = {
+            job_id for job_id in self.holders if not self.is_entitled(self.jobs[job_id])
+        }
+        """Jobs that hold a planned start and were not entitled when the cycle began, or when they got it."""
 
     def _lines(self) -> dict[str, Line]:
         """The queues by name; who holds a planned start stands alone."""
@@ -129,8 +135,13 @@ class Turn:
         return tuple((index[node], gpus) for node, gpus in kept.place)
 
     def is_full(self) -> bool:
-        """Whether no more starts may be planned."""
-        return len(self.holders) >= self.policy.start_reservations
+        """Whether no more starts may be planned, by whom it is the turn of."""
+        is_full = len(self.holders) >= self.policy.start_reservations
+        return is_full or (self.is_surplus and self.is_surplus_full())
+
+    def is_surplus_full(self) -> bool:
+        """Whether jobs that are not entitled may plan no more starts: those that do keep them."""
+        return len(self._borrowers & self.holders) >= self.policy.borrowed_reservations
 
     def take(self, job: PendingJob, line: Line, *, is_entitled: bool, is_planned: bool = False) -> None:
         """The job starts; else, if entitled, takes back; else plans its start; else it just waits."""
@@ -153,7 +164,8 @@ class Turn:
         if is_shield:
             line.shield = job
         hold = self._take_back(job) if is_entitled and (own is None or not own.victims) else None
-        if hold is None and (own is not None or is_shield or self.may_reserve(job)):
+        is_owed = hold is not None and not hold.victims
+        if is_owed or (hold is None and (own is not None or is_shield or self.may_reserve(job))):
             hold = self._replan(job, own)
         if hold is not None:
             self._plan(hold)
@@ -177,7 +189,7 @@ class Turn:
         return found
 
     def _take_back(self, job: PendingJob) -> Hold | None:
-        """The start that reclaiming buys, as a start that is being made room for."""
+        """The start that is owed in place of borrowers; without victims where it comes by itself."""
         key = self._index.group(job.id)
         if self._unbought.get(key) == self.world.version:
             return None
@@ -204,7 +216,17 @@ class Turn:
 
     def may_reserve(self, job: PendingJob) -> bool:
         """Whether the job may hold a planned start."""
-        return job.id in self.holders or not self.is_full()
+        if job.id in self.holders:
+            return True
+        is_full = len(self.holders) >= self.policy.start_reservations
+        return not is_full and (not self.is_surplus_full() or self.is_entitled(job))
+
+    def reserves(self, job: PendingJob) -> None:
+        """The job is among those that hold a planned start."""
+        if job.id not in self.holders:
+            self.holders.add(job.id)
+            if not self.is_entitled(job):
+                self._borrowers.add(job.id)
 
     def _plan(self, hold: Hold) -> None:
         """A planned start stands; when its victims' grace is all that is left, they get notice now."""
@@ -220,7 +242,7 @@ class Turn:
                 ReasonCode.RECLAIMING, {"gpus": gpus, "until_ms": hold.start_ms}
             )
         else:
-            self.holders.add(hold.job_id)
+            self.reserves(self.jobs[hold.job_id])
         self.world.hold(hold)
 
     def start(self, job: PendingJob, found: Fit, *, is_planned: bool = False) -> None:

@@ -186,10 +186,11 @@ class Turns(Turn):
         for job_id, before in list(line.ahead.items()):
             search = Search(self.jobs[job_id], before.flavor, self.world)
             self._hold_ahead(line, self.jobs[job_id], search.at(before.start_ms, only=before.picks))
-        for place, job in line.passed_before(key, is_full=self.is_full()):
+        is_full = self.is_full() or self.is_surplus_full()  # what was passed is not entitled
+        for place, job in line.passed_before(key, is_full=is_full):
             may_plan = job.id not in self.world.held and self.may_reserve(job)
             if may_plan and not_eligible(job, self.world) is None:
-                self.holders.add(job.id)
+                self.reserves(job)
                 line.last_ahead = place
                 if job.id in self.standing:
                     self.restore(self.standing[job.id])
@@ -208,6 +209,7 @@ class Turns(Turn):
 
     def planned(self) -> None:
         """Starts that stand from before, in the order of their instants."""
+        self.is_surplus = True
         left = [kept for kept in self.kept_starts() if kept.job_id not in self.decided]
         for kept in left:
             if kept.job_id not in self.world.held:

@@ -33,6 +33,7 @@ policy:
   usage_half_life: 2d
   aging: {full_after: 36h}
   start_reservations: 4
+  borrowed_reservations: 3
   checkpoint: {max_protected: 90m, refund_cap: 45m}
   fair_share_weights: {h200: 1.0, h100: 0.1}
   tree:
@@ -87,6 +88,7 @@ def test_every_key_of_a_document_is_read_exactly():
         129_600,
         4,
     )
+    assert policy.borrowed_reservations == 3
     assert (policy.checkpoint_max_protected_s, policy.checkpoint_refund_cap_s) == (5_400, 2_700)
     assert policy.fair_share_weights == {"h200": Fraction(1), "h100": Fraction(1, 10)}
     assert policy.moves == {"old": "young"}
@@ -104,7 +106,7 @@ def test_what_a_document_leaves_out_keeps_its_default(build):
     policy = build.policy()
     assert policy.priority_sectors_year is None
     assert policy.usage_half_life_s == policy.aging_full_after_s == 7 * 86_400
-    assert policy.start_reservations == 16
+    assert (policy.start_reservations, policy.borrowed_reservations) == (16, 1)
     assert policy.moves == policy.fair_share_weights == {}
 
 
@@ -224,6 +226,7 @@ BAD_SETTINGS = [
     ),
     ({"usage_half_life": None}, "policy.usage_half_life", "with a unit"),
     ({"start_reservations": 1_001}, "policy.start_reservations", "from 0 to 1000"),
+    ({"borrowed_reservations": -1}, "policy.borrowed_reservations", "from 0 to 1000"),
     ({"priority_sectors": {"valid_year": 1999}}, "policy.priority_sectors.valid_year", "is 1999"),
     ({"fair_share_weights": {"h200": 0}}, "policy.fair_share_weights.h200", "above 0"),
     ({"fair_share_weights": {"h200": "-1"}}, "policy.fair_share_weights.h200", "above 0"),

@@ -130,6 +130,38 @@ def test_the_first_planned_start_that_shuts_a_job_out_is_named(build):
     )
 
 
+@pytest.mark.parametrize(("borrowed", "holders"), [(0, [3]), (1, [1, 3]), (2, [1, 2, 3])])
+def test_work_that_is_not_entitled_holds_few_planned_starts_and_entitled_work_the_rest(
+    build, borrowed, holders
+):
+    """a and b hold what is theirs, a also what c lent; c's job cannot take that back, as it is protected."""
+    tree = {"a": {"nominal": 8}, "b": {"nominal": 8}, "c": {"nominal": 8}}
+    gpus = [" ".join(f"n{node}:{gpu}" for gpu in range(8)) for node in range(3)]
+    live = [
+        build.live(7, gpus[0], "a", ran_s=90),
+        build.live(8, gpus[1], "b", ran_s=80),
+        build.live(9, gpus[2], "a", ran_s=70, is_protected=True),
+    ]
+    jobs = [build.job(1, 8, "a"), build.job(2, 8, "b"), build.job(3, 8, "c")]
+    policy = build.policy(tree, borrowed_reservations=borrowed)
+    snapshot = build.snapshot(build.nodes(8, 8, 8), jobs, live)
+    plan = make_plan(snapshot, policy)
+    assert [entry.job_id for entry in kinds(plan, Reserve)] == holders
+    standing = tuple(
+        Reservation(
+            job_id=entry.job_id,
+            start_ms=entry.start_ms,
+            place=entry.place,
+            flavor=entry.flavor,
+            share_class=entry.share_class,
+            planned_ms=build.now_ms - MINUTE_MS,
+        )
+        for entry in kinds(plan, Reserve)
+    )
+    later = make_plan(replace(snapshot, reservations=standing), build.policy(tree, borrowed_reservations=0))
+    assert [entry.job_id for entry in kinds(later, Reserve)] == holders  # who holds one keeps it
+
+
 def test_a_job_that_takes_two_flavors_plans_the_earlier_start(build):
     nodes = (build.node("a", 2, "h100"), build.node("b", 2))
     live = [build.live(8, "a:0", wall_s=7_200), build.live(9, "b:0", wall_s=3_600)]
