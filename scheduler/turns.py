@@ -419,7 +419,8 @@ class Turns:
         if is_shield:
             line.shield = job
         hold = self._take_back(job) if is_entitled and (own is None or not own.victims) else None
-        if hold is None and (own is not None or is_shield or self._may_reserve(job)):
+        is_owed = hold is not None and not hold.victims
+        if is_owed or (hold is None and (own is not None or is_shield or self._may_reserve(job))):
             hold = self._replan(job, own)
         if hold is not None:
             self._plan(hold)
@@ -447,7 +448,7 @@ class Turns:
         return found
 
     def _take_back(self, job: PendingJob) -> Hold | None:
-        """The start that reclaiming buys, as a start that is being made room for."""
+        """The start that is owed in place of borrowers; without victims where it comes by itself."""
         key = self._group(job)
         if self._unbought.get(key) == self.world.version:
             return None
