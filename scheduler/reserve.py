@@ -191,9 +191,10 @@ class Search:
         return self._hold(ask, cast("Picks", self._place(ask, victims, only)), victims)
 
     def reclaim(self) -> Hold | None:
-        """The start that taking back buys a job that is entitled now; None unless it comes before any other.
+        """The start that taking back buys a job that is entitled now, or one that comes no later by itself.
 
-        Victims are chosen by what they lose, whatever their grace; the longest grace among them is the start.
+        Victims are chosen by what they lose, whatever their grace; the longest grace among them is the start. A
+        start that comes by itself is owed too: were it not planned, who borrows could take its room piece by piece.
         """
         now_ms = self.world.at_ms
         candidates = by_loss((run for run in self._candidates if not self._is_fresh(run)), now_ms)
@@ -202,7 +203,7 @@ class Search:
         if found is None or not found.victims:
             return None
         sooner = self.earliest(until_ms=found.start_ms, may_reclaim=False)
-        return found if sooner is None else None
+        return found if sooner is None else sooner
 
     def _bought(self, victims: Sequence[Run]) -> Hold | None:
         """The start that these victims buy, at the longest grace among them."""
@@ -273,7 +274,7 @@ def earliest(job: PendingJob, world: World, *, until_ms: int | None = None) -> H
 
 
 def reclaim(job: PendingJob, world: World) -> Hold | None:
-    """The start that taking back from borrowers buys, on the first flavor of the job where it buys one."""
+    """The start that is owed in place of borrowers, see `Search.reclaim`, on the first flavor where there is one."""
     for flavor in job.request.flavors:
         if flavor in world.profiles:
             search = Search(job, flavor, world)

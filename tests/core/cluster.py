@@ -121,6 +121,7 @@ class Cluster:
                 admitted_seq=number + 1,
                 priority=job.priority,
                 grace_s=graces[queue],
+                array_id=None if job.array is None else job.array.id,
             )
             self.known[job.id] = job
             charge = entry_charge(job.request.gpus, self.policy.usage_sampling_s)
@@ -152,6 +153,7 @@ class Cluster:
     def advance(self, minutes):
         """Let time pass: what is over ends, what was given notice goes back to waiting."""
         self.at_ms += minutes * MINUTE_MS
+        self.windows = tuple(window for window in self.windows if window.to_ms > self.at_ms)
         for attempt in list(self.live.values()):
             if attempt.stop_ms is not None and attempt.stop_ms <= self.at_ms:
                 self.requeue(attempt)
@@ -161,10 +163,10 @@ class Cluster:
     def finish(self, attempt_id):
         del self.live[attempt_id]
 
-    def requeue(self, attempt):
+    def requeue(self, attempt, **rest):
         del self.live[attempt.id]
         job = self.known[attempt.job_id]
-        self.pending[job.id] = replace(job, attempts=job.attempts + 1)
+        self.pending[job.id] = replace(job, attempts=job.attempts + 1, **rest)
 
     def set_node(self, name, state):
         self.nodes[name] = replace(self.nodes[name], state=state)

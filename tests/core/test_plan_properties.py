@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 from hypothesis import settings
@@ -14,14 +15,27 @@ from quota.policy import parse_policy
 from quota.tree import WHOLE
 from scheduler.fit import Bounds, World
 from scheduler.index import Index
-from scheduler.model import Admit, NodeState, Preempt, ReasonCode, Reserve, Wait
+from scheduler.model import (
+    Admit,
+    Array,
+    JobId,
+    NodeState,
+    Preempt,
+    ReasonCode,
+    Reserve,
+    Wait,
+    Window,
+    WindowKind,
+)
 from scheduler.plan import make_plan, plan_digest
 
 sys.path.insert(0, str(Path(__file__).parent))
-from cluster import Cluster
+from cluster import PROJECT, Cluster
+from guarantees import denied, overtaken, put_off
 
 QUEUES = ["a", "p/b", "p/c", "x"]
 GRACE = {"preemption": {"grace": "2m"}}
+LONGEST_GRACE_MS = 300_000
 
 
 def policy_of(a, b, c, limits, reservations):
@@ -64,6 +78,25 @@ LIMITS = st.sampled_from(
 )
 
 
+SPECIAL = [
+    {"begin": 5},
+    {"begin": 90},
+    {"is_held": True},
+    {"array": Array(JobId(1), 1)},
+    {"is_expedited": True},
+    {"priority": 1},
+]
+
+
+JOBS = st.tuples(
+    st.sampled_from([1, 1, 2, 2, 3, 4, 6, 8, 10]),
+    st.sampled_from(QUEUES),
+    st.sampled_from([3, 10, 45, 300]),
+    st.sampled_from([None, None, None, 1, 2]),
+    st.sampled_from([{}, {}, {}, {}, *SPECIAL]),
+)
+
+
 def entries(plan, kind):
     return [entry for entry in plan.entries if isinstance(entry, kind)]
 
@@ -83,22 +116,31 @@ class Cycles(RuleBasedStateMachine):
             draw(st.sampled_from([0, 1, 3])),
         )
         self.cluster = Cluster(self.draw_policy(data.draw), sizes)
-        self.planned = {}
-        self.moves = True
         self.noticed = {}
+        self.denied = {}
+        self.cycled_ms = self.cluster.at_ms
+        self.windows = 0
+        self.is_disturbed = True
         self.index = Index()
+        self.submit(data.draw(st.lists(JOBS, max_size=10)))
+        self.cycle()
 
-    @rule(
-        gpus=st.integers(1, 10),
-        queue=st.sampled_from(QUEUES),
-        wall=st.sampled_from([3, 10, 45, 300]),
-        nodes=st.sampled_from([None, None, 1, 2]),
-        priority=st.sampled_from([0, 0, 1]),
-    )
-    def submit(self, gpus, queue, wall, nodes, priority):
-        gpus = min(gpus, self.total)
-        gpus = gpus + 1 if nodes == 2 and gpus % 2 else gpus
-        self.cluster.submit(gpus, queue, wall, nodes=nodes, priority=priority)
+    def disturb(self):
+        """An act from outside, or the loss of a node, may move what was promised."""
+        self.noticed.clear()
+        self.denied.clear()
+        self.is_disturbed = True
+
+    @rule(jobs=st.lists(JOBS, min_size=1, max_size=4))
+    def submit(self, jobs):
+        for gpus, queue, wall, nodes, rest in jobs:
+            size = min(gpus, self.total)
+            size += size % 2 if nodes == 2 else 0
+            more = dict(rest)
+            if "begin" in more:
+                more["begin_ms"] = self.cluster.at_ms + more.pop("begin") * 60_000
+            self.is_disturbed |= "is_expedited" in more
+            self.cluster.submit(size, queue, wall, nodes=nodes, **more)
 
     @rule(minutes=st.sampled_from([1, 2, 7, 60]))
     def pass_time(self, minutes):
@@ -113,11 +155,62 @@ class Cycles(RuleBasedStateMachine):
             step_ms = max(60_000, step_ms - step_ms % 60_000)
             self.cluster.advance(step_ms // 60_000)
             left_ms -= step_ms
+        self.cycle()
 
     @precondition(lambda self: self.cluster.live)
     @rule(data=st.data())
     def finish_early(self, data):
         self.cluster.finish(data.draw(st.sampled_from(sorted(self.cluster.live))))
+
+    @precondition(lambda self: self.cluster.live)
+    @rule(data=st.data())
+    def fail_and_wait_again(self, data):
+        """A launch was refused, or the node's own fault: the job waits again, after a back-off."""
+        attempt = self.cluster.live[data.draw(st.sampled_from(sorted(self.cluster.live)))]
+        self.cluster.requeue(attempt, back_off_until_ms=self.cluster.at_ms + 60_000)
+
+    @precondition(lambda self: self.cluster.live)
+    @rule(data=st.data())
+    def save(self, data):
+        """A checkpoint: work before it is not lost any more."""
+        name = data.draw(st.sampled_from(sorted(self.cluster.live)))
+        self.cluster.live[name] = replace(self.cluster.live[name], checkpoint_ms=self.cluster.at_ms)
+
+    @precondition(lambda self: self.cluster.live)
+    @rule(data=st.data(), is_protected=st.booleans())
+    def pin(self, data, is_protected):
+        """An operator forbids to take an attempt's GPUs back, or allows it again."""
+        name = data.draw(st.sampled_from(sorted(self.cluster.live)))
+        if self.cluster.live[name].reclaimed_by is None:
+            self.cluster.live[name] = replace(self.cluster.live[name], is_protected=is_protected)
+            self.disturb()
+
+    @rule(
+        data=st.data(),
+        kind=st.sampled_from(list(WindowKind)),
+        begin=st.sampled_from([0, 10, 100]),
+        length=st.sampled_from([5, 60]),
+        is_own=st.booleans(),
+    )
+    def set_apart(self, data, kind, begin, length, is_own):
+        """A window: maintenance, or an advance reservation that the jobs' own project may use or not."""
+        from_ms = self.cluster.at_ms + begin * 60_000
+        self.windows += 1
+        window = Window(
+            f"w{self.windows}",
+            kind,
+            frozenset({data.draw(st.sampled_from(sorted(self.cluster.nodes)))}),
+            from_ms,
+            from_ms + length * 60_000,
+            frozenset({PROJECT} if is_own and kind is WindowKind.RESERVATION else ()),
+        )
+        self.cluster.windows = (*self.cluster.windows, window)
+        self.disturb()
+
+    @precondition(lambda self: self.cluster.windows)
+    @rule()
+    def give_back(self):
+        self.cluster.windows = self.cluster.windows[1:]
 
     @precondition(lambda self: self.cluster.pending)
     @rule(data=st.data())
@@ -133,14 +226,12 @@ class Cycles(RuleBasedStateMachine):
         name = data.draw(st.sampled_from(sorted(self.cluster.nodes)))
         if self.cluster.nodes[name].state is not state:
             self.cluster.set_node(name, state)
-            self.noticed.clear()
-            self.planned.clear()
+            self.disturb()
 
     @rule(data=st.data())
     def enact(self, data):
         self.cluster.policy = self.draw_policy(data.draw)
-        self.noticed.clear()
-        self.planned.clear()
+        self.disturb()
 
     @rule()
     def cycle(self):
@@ -158,6 +249,10 @@ class Cycles(RuleBasedStateMachine):
         self.victims_are_borrowers_of_others(snapshot, plan)
         self.every_victim_is_needed(plan)
         self.reclaimers_start_on_what_was_freed(plan)
+        self.nothing_runs_into_a_window(plan)
+        assert overtaken(snapshot, cluster.policy, plan) == set()
+        if not self.is_disturbed:
+            assert put_off(snapshot, cluster.policy, plan) == set()
         cluster.apply(plan)
         again = make_plan(cluster.snapshot(), cluster.policy, self.index)
         assert plan_digest(unread) == cold  # reasons are those of its own cycle, whenever they are read
@@ -165,6 +260,34 @@ class Cycles(RuleBasedStateMachine):
         assert entries(again, Admit) == []
         assert entries(again, Preempt) == []
         self.last = plan
+        self.nobody_is_denied_for_long()
+        self.is_disturbed = False
+
+    def nobody_is_denied_for_long(self):
+        """Whom a borrower keeps from its guarantee starts, or is told when, within the longest grace and a cycle.
+
+        Cycles here may be an hour apart, so only spans that end in two cycles at the most that grace apart count.
+        """
+        at_ms = self.cluster.at_ms
+        now = denied(self.cluster.snapshot(), self.cluster.policy)
+        if at_ms - self.cycled_ms > LONGEST_GRACE_MS:
+            self.denied.clear()
+        self.cycled_ms = at_ms
+        self.denied = {job_id: self.denied.get(job_id, at_ms) for job_id in now}
+        assert all(at_ms - since_ms <= 2 * LONGEST_GRACE_MS for since_ms in self.denied.values())
+        for kept in self.cluster.reservations:
+            if kept.is_reclaim and kept.job_id not in self.noticed:
+                assert kept.start_ms <= at_ms + LONGEST_GRACE_MS
+
+    def nothing_runs_into_a_window(self, plan):
+        for entry in entries(plan, Admit):
+            job = self.cluster.known[entry.job_id]
+            end_ms = plan.at_ms + job.request.walltime_s * 1_000
+            for window in self.cluster.windows:
+                is_shut = (
+                    PROJECT not in window.projects and window.from_ms < end_ms and plan.at_ms < window.to_ms
+                )
+                assert not (is_shut and window.nodes & {slot.node for slot in entry.slots})
 
     def no_gpu_twice(self, snapshot, plan):
         held = [uuid for attempt in snapshot.live for slot in attempt.slots for uuid in slot.gpu_uuids]
