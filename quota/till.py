@@ -14,7 +14,7 @@ from quota import ledger
 from quota.model import Balance, Entry, EntryKind, GrantId
 from quota.tables import BalanceRow, LedgerEntryRow
 from store import journal
-from store.bulk import insert_all
+from store.bulk import insert_all, plain
 
 KIND_OF_ENTRY: Final = {
     EntryKind.PENDING: "ledger.pending",
@@ -47,15 +47,19 @@ def columns_of(balance: Balance) -> dict[str, int]:
 
 def entry_row(entry: Entry, at: datetime) -> LedgerEntryRow:
     """The row of an entry."""
-    return LedgerEntryRow(
-        at=at,
-        grant_id=entry.grant_id,
-        kind=entry.kind.value,
-        debit=entry.debit.value,
-        credit=entry.credit.value,
-        amount_s=entry.amount_s,
-        attempt_id=entry.attempt_id,
-    )
+    return LedgerEntryRow(**_values(entry, at))
+
+
+def _values(entry: Entry, at: datetime) -> dict[str, object]:
+    return {
+        "at": at,
+        "grant_id": entry.grant_id,
+        "kind": entry.kind.value,
+        "debit": entry.debit.value,
+        "credit": entry.credit.value,
+        "amount_s": entry.amount_s,
+        "attempt_id": entry.attempt_id,
+    }
 
 
 class Till:
@@ -122,7 +126,9 @@ class Till:
 
     def close(self) -> None:
         """Write the entries and the balances that they changed."""
-        insert_all(self._session, [entry_row(entry, self._at) for entry in self._entries])
+        insert_all(
+            self._session, [plain(LedgerEntryRow, **_values(entry, self._at)) for entry in self._entries]
+        )
         for grant_id in {entry.grant_id for entry in self._entries}:
             for name, value in columns_of(self._balances[grant_id]).items():
                 setattr(self._rows[grant_id], name, value)

@@ -29,7 +29,7 @@ from scheduler.rows import attempt_fields, new_rank
 from scheduler.tables import AllocationRow, AttemptRow, JobRow
 from scheduler.warm import Warm
 from store import clock, journal, lease
-from store.bulk import insert_all
+from store.bulk import insert_all, plain
 
 JOB_GONE: Final = "JOB_GONE"
 """Why an entry is rejected: the job waits no more."""
@@ -162,7 +162,8 @@ def _made(
         "back_off_until_ms": None,
         "reservation": None,
     }
-    attempt = AttemptRow(
+    attempt = plain(
+        AttemptRow,
         id=attempt_id,
         job_id=job.id,
         state=view.state.value,
@@ -214,8 +215,13 @@ def _write(session: Session, made: Sequence[tuple[Fields, AttemptRow]], at: date
     insert_all(
         session,
         [
-            AllocationRow(
-                attempt_id=attempt.id, gpu_uuid=uuid, node=rank["node"], rank=number, allocated_at=at
+            plain(
+                AllocationRow,
+                attempt_id=attempt.id,
+                gpu_uuid=uuid,
+                node=rank["node"],
+                rank=number,
+                allocated_at=at,
             )
             for attempt in attempts
             for number, rank in enumerate(attempt.ranks)

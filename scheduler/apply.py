@@ -50,7 +50,7 @@ __all__ = [
 LEASE: Final = "scheduler"
 """Name of the lease that its one holder plans, applies and dispatches under."""
 
-MAX_ADMISSIONS: Final = 200
+MAX_ADMISSIONS: Final = 1_000
 """Admissions of one transaction: it stays under a second; the rest of a plan follows in the next cycle."""
 
 MAX_WAIT_CHANGES: Final = 1_000

@@ -161,7 +161,7 @@ def take_all(
         UnknownJobError: there is no such job; then, and below, the transaction has to end without a commit.
         InvalidTransition: a fact cannot happen to its job as it stands.
     """
-    books = _open_all(session, sorted({job_id for job_id, _ in facts}), at=at, actor=actor)
+    books = open_all(session, sorted({job_id for job_id, _ in facts}), at=at, actor=actor)
     grants = {GrantId(book.attempt.grant_id) for book in books.values() if book.attempt is not None}
     batch = Batch(quota.Till(session, grants, at=at, actor=actor))
     with session.no_autoflush, journal.together(session):
@@ -177,7 +177,7 @@ def take_all(
     return outcomes
 
 
-def _open_all(session: Session, job_ids: Sequence[JobId], *, at: datetime, actor: str) -> dict[JobId, Book]:
+def open_all(session: Session, job_ids: Sequence[JobId], *, at: datetime, actor: str) -> dict[JobId, Book]:
     """Lock jobs in the order of their ids, as everywhere, and read their current attempts."""
     fresh = {"populate_existing": True}
     rows = session.scalars(

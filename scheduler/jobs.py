@@ -7,6 +7,7 @@ exist for it. What may be done is asked by the caller with `tenants.authz.may` b
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Sequence
 from datetime import datetime
 from typing import Final
 
@@ -51,6 +52,7 @@ from scheduler.submission import (
     JobRefusedError,
     Submission,
     accept,
+    accept_all,
 )
 from scheduler.tables import BundleRow, JobRow
 from scheduler.views import (
@@ -115,6 +117,7 @@ __all__ = [
     "queue_use",
     "release",
     "submit",
+    "submit_all",
 ]
 
 
@@ -158,6 +161,28 @@ def submit(session: Session, submission: Submission, *, policy: Policy, at: date
     row = accept(session, submission, policy=policy, at=clock.from_ms(clock.to_ms(at)))
     wake(session)
     return views_of(session, [row])[0]
+
+
+def submit_all(
+    session: Session, submissions: Sequence[Submission], *, policy: Policy, at: datetime
+) -> list[JobId]:
+    """Accept jobs that came side by side in one transaction: one wait for the disk serves them all.
+
+    Args:
+        session: the open unit of work; it is committed by the caller.
+        submissions: each a job of its own, no arrays; the caller has asked for each whether its user may submit.
+        policy: the policy in force at `at`.
+        at: the instant of the submissions; kept to the millisecond.
+
+    Returns:
+        The jobs' numbers, in their order.
+
+    Raises:
+        JobRefusedError: of the first that is refused; nothing was written. Submit them one by one then.
+    """
+    rows = accept_all(session, submissions, policy=policy, at=clock.from_ms(clock.to_ms(at)))
+    wake(session)
+    return [JobId(row.id) for row in rows]
 
 
 def _visible(session: Session, principal: Principal, job_id: int) -> JobId:

@@ -18,7 +18,7 @@ from typing import Final, TypeVar
 from sqlalchemy import Engine, select
 from sqlalchemy.orm import Session
 
-from scheduler.changes import job_of, take
+from scheduler.changes import job_of, take_all
 from scheduler.dispatch.executor import (
     BundleMissingError,
     Executor,
@@ -38,7 +38,7 @@ from scheduler.dispatch.wire import (
 )
 from scheduler.facts import LaunchCommitted, LaunchRefused
 from scheduler.fields import slots_of
-from scheduler.lifecycle import KILL_AFTER_S
+from scheduler.lifecycle import KILL_AFTER_S, InvalidTransition
 from scheduler.model import LIVE_STATES, AttemptId, JobState, Slot
 from scheduler.tables import AttemptRow, BundleRow, JobRow, JobTextRow, NodeRow
 from store import clock, journal, lease
@@ -109,35 +109,47 @@ class Leader:
 
 def load_work(session: Session, attempt_id: str) -> Work | None:
     """Read what is to be launched; None when the attempt ended, is being stopped, or was dispatched."""
-    row = session.execute(
+    return next(iter(load_works(session, [attempt_id])), None)
+
+
+def load_works(session: Session, attempt_ids: Sequence[str]) -> list[Work]:
+    """`load_work` for several, in the order given, without those that are not to be launched any more."""
+    rows = session.execute(
         select(AttemptRow, JobRow, JobTextRow)
         .join(JobRow, JobRow.id == AttemptRow.job_id)
         .join(JobTextRow, JobTextRow.job_id == JobRow.id)
-        .where(AttemptRow.id == attempt_id)
-    ).one_or_none()
-    if row is None:
-        return None
-    attempt, job, text = row
+        .where(AttemptRow.id.in_(attempt_ids))
+    ).all()
+    wanted = [row for row in rows if _is_to_be_launched(row[0])]
+    first = {slots_of(attempt.ranks)[0].node for attempt, _, _ in wanted}
+    nodes = {
+        node.name: node
+        for node in session.execute(
+            select(NodeRow.name, NodeRow.flavor, NodeRow.is_simulated).where(NodeRow.name.in_(first))
+        )
+    }
+    found: dict[str, Work] = {}
+    for attempt, job, words in wanted:
+        slots = slots_of(attempt.ranks)
+        found[attempt.id] = Work(
+            attempt_id=AttemptId(attempt.id),
+            slots=slots,
+            command=tuple(words.command),
+            env=dict(words.env) | _array_env(job),
+            outputs=tuple(words.outputs),
+            bundle=job.bundle_digest,
+            walltime_s=job.walltime_s,
+            memory_bytes_per_rank=job.memory_bytes_per_rank,
+            memory_bytes_per_gpu=job.memory_bytes_per_gpu,
+            flavor=nodes[slots[0].node].flavor,
+            is_simulated=nodes[slots[0].node].is_simulated,
+        )
+    return [found[attempt_id] for attempt_id in attempt_ids if attempt_id in found]
+
+
+def _is_to_be_launched(attempt: AttemptRow) -> bool:
     is_live = JobState(attempt.state) in LIVE_STATES
-    if not is_live or attempt.stop_why is not None or attempt.dispatched_at is not None:
-        return None
-    slots = slots_of(attempt.ranks)
-    first = session.execute(
-        select(NodeRow.flavor, NodeRow.is_simulated).where(NodeRow.name == slots[0].node)
-    ).one()
-    return Work(
-        attempt_id=AttemptId(attempt.id),
-        slots=slots,
-        command=tuple(text.command),
-        env=dict(text.env) | _array_env(job),
-        outputs=tuple(text.outputs),
-        bundle=job.bundle_digest,
-        walltime_s=job.walltime_s,
-        memory_bytes_per_rank=job.memory_bytes_per_rank,
-        memory_bytes_per_gpu=job.memory_bytes_per_gpu,
-        flavor=first.flavor,
-        is_simulated=first.is_simulated,
-    )
+    return is_live and attempt.stop_why is None and attempt.dispatched_at is None
 
 
 def _array_env(job: JobRow) -> dict[str, str]:
@@ -159,18 +171,33 @@ def dispatch(leader: Leader, attempt_id: str, *, is_fresh: bool) -> None:
     Raises:
         StaleEpochError: of the executor or the lease: another process is the scheduler.
     """
+    dispatch_all(leader, [attempt_id], is_fresh=is_fresh)
+
+
+def dispatch_all(leader: Leader, attempt_ids: Sequence[str], *, is_fresh: bool) -> None:
+    """`dispatch` for several attempts, one after the other: read together, launched, and recorded together.
+
+    For attempts of one node, or of nodes that answer at once: the record waits for the last answer.
+
+    Raises:
+        StaleEpochError: of the executor or the lease: another process is the scheduler.
+    """
     with snapshot(leader.engine) as session:
-        work = load_work(session, attempt_id)
-    if work is None:
-        return
+        works = load_works(session, attempt_ids)
+    facts = [_carry_out(leader, work, is_fresh=is_fresh) for work in works]
+    if facts:
+        record_all(leader, facts)
+
+
+def _carry_out(leader: Leader, work: Work, *, is_fresh: bool) -> LaunchCommitted | LaunchRefused:
+    """Launch on all nodes, or undo it; what came of it."""
     try:
         endpoint = _call(leader, lambda: _prepare(leader, work))
     except StaleEpochError:
         raise
     except ExecutorError as error:
         is_absent = _undo(leader, work, launched=() if is_fresh else [slot.node for slot in work.slots])
-        record(leader, _refusal(work, error, is_absent=is_absent))
-        return
+        return _refusal(work, error, is_absent=is_absent)
     results = _launch_all(leader, work, endpoint)
     errors = [result for result in results if isinstance(result, ExecutorError)]
     stale = next((error for error in errors if isinstance(error, StaleEpochError)), None)
@@ -181,11 +208,9 @@ def dispatch(leader: Leader, attempt_id: str, *, is_fresh: bool) -> None:
         launched = tuple(
             slot.node for slot, result in zip(work.slots, results, strict=True) if not _never_began(result)
         )
-        is_absent = _undo(leader, work, launched=launched)
-        record(leader, _refusal(work, errors[0], is_absent=is_absent))
-        return
+        return _refusal(work, errors[0], is_absent=_undo(leader, work, launched=launched))
     committed_ms = max(clock.to_ms(receipt.committed_at) for receipt in receipts)
-    record(leader, LaunchCommitted(work.attempt_id, committed_ms))
+    return LaunchCommitted(work.attempt_id, committed_ms)
 
 
 def record(leader: Leader, fact: LaunchCommitted | LaunchRefused) -> None:
@@ -194,12 +219,33 @@ def record(leader: Leader, fact: LaunchCommitted | LaunchRefused) -> None:
     Raises:
         StaleEpochError: another process is the scheduler; nothing was written.
     """
+    record_all(leader, [fact])
+
+
+def record_all(leader: Leader, facts: Sequence[LaunchCommitted | LaunchRefused]) -> None:
+    """T3 for several launches, in one transaction; each alone where one of them cannot be.
+
+    Raises:
+        StaleEpochError: another process is the scheduler; nothing was written.
+        InvalidTransition: a launch's outcome cannot happen to its job as it stands; the others are recorded.
+    """
     at = clock.now()
-    with transaction(leader.engine) as session:
-        lease.fence(session, leader.held)
-        outcome = take(session, job_of(fact.attempt_id), fact, at=at, actor=leader.actor)
-        if outcome.ignored not in {None, "duplicate"}:
-            _drop(session, fact, outcome.ignored or "", at=at, actor=leader.actor)
+    try:
+        with transaction(leader.engine) as session:
+            lease.fence(session, leader.held)
+            asked = [(job_of(fact.attempt_id), fact) for fact in facts]
+            outcomes = take_all(session, asked, at=at, actor=leader.actor)
+            for fact, outcome in zip(facts, outcomes, strict=True):
+                if outcome.ignored not in {None, "duplicate"}:
+                    _drop(session, fact, outcome.ignored or "", at=at, actor=leader.actor)
+    except InvalidTransition:
+        if len(facts) == 1:
+            raise
+        middle = len(facts) // 2
+        try:
+            record_all(leader, facts[:middle])
+        finally:
+            record_all(leader, facts[middle:])
 
 
 def _drop(

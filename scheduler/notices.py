@@ -6,14 +6,15 @@ its job waits again with its place kept.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
+from typing import Final
 
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
-from scheduler.changes import Book, job_of, take
+from scheduler.changes import Book, job_of, open_all, take_all
 from scheduler.dispatch.executor import RefusedError
 from scheduler.dispatch.wire import AgentCode, Signal
 from scheduler.facts import GraceEnded
@@ -22,8 +23,11 @@ from scheduler.launch import Leader
 from scheduler.model import AttemptId, JobId, JobState, Plan, Preempt, Reserve
 from scheduler.snapshot import LIVE
 from scheduler.tables import AttemptRow, JobRow, NodeRow
-from store import clock, lease
+from store import clock, journal, lease
 from store.engine import snapshot, transaction
+
+STOPS_TOGETHER: Final = 500
+"""Attempts whose grace is over that one transaction stops: it stays under a second."""
 
 
 @dataclass(slots=True)
@@ -51,9 +55,8 @@ def keep_promises(
     found = Promised()
     planned = {entry.job_id: entry for entry in plan.effects if isinstance(entry, Reserve)}
     kept = _write_reservations(session, plan, planned, found, actor=actor)
-    for entry in plan.effects:
-        if isinstance(entry, Preempt) and entry.for_job in kept:
-            _tell(session, entry, found, refund_cap_s=refund_cap_s, at=at, actor=actor)
+    due = [entry for entry in plan.effects if isinstance(entry, Preempt) and entry.for_job in kept]
+    _tell_all(session, due, found, refund_cap_s=refund_cap_s, at=at, actor=actor)
     needed = {job_id for job_id in kept if planned[job_id].is_reclaim} | open_to
     _spare(session, needed, found, at=at, actor=actor)
     return found
@@ -125,23 +128,38 @@ def _same(before: Mapping[str, object] | None, now: Mapping[str, object] | None)
     return {**before, "planned_ms": 0} == {**now, "planned_ms": 0}
 
 
-def _tell(
-    session: Session, entry: Preempt, found: Promised, *, refund_cap_s: int, at: datetime, actor: str
+def _tell_all(
+    session: Session,
+    due: Sequence[Preempt],
+    found: Promised,
+    *,
+    refund_cap_s: int,
+    at: datetime,
+    actor: str,
 ) -> None:
-    """Give an attempt notice, unless it ends already or has it."""
-    book = Book.open(session, job_of(entry.attempt_id), at=at, actor=actor)
+    """Give attempts notice, but those that end already or have it; together, as a large gang has many victims."""
+    if not due:
+        return
+    books = open_all(session, sorted({job_of(entry.attempt_id) for entry in due}), at=at, actor=actor)
+    with journal.together(session):
+        for entry in due:
+            if _tell(books[job_of(entry.attempt_id)], entry, refund_cap_s):
+                found.told.append(entry.attempt_id)
+
+
+def _tell(book: Book, entry: Preempt, refund_cap_s: int) -> bool:
+    """Give an attempt notice, unless it ends already or has it; whether it was given."""
     attempt = book.attempt
     if attempt is None or attempt.id != entry.attempt_id or attempt.state not in LIVE:
-        return
+        return False
     if attempt.stop_why is not None or attempt.reclaimed_by is not None:
-        return
+        return False
     attempt.reclaimed_by = entry.for_job
     attempt.notice_ends_at = clock.from_ms(entry.stop_ms)
     attempt.notice_sent_at = None
     attempt.refund_cap_s = refund_cap_s
     book.tell("attempt.preempting", {"for_job": entry.for_job, "stop_ms": entry.stop_ms})
-    session.flush()
-    found.told.append(entry.attempt_id)
+    return True
 
 
 def _spare(session: Session, needed: set[JobId], found: Promised, *, at: datetime, actor: str) -> None:
@@ -194,13 +212,17 @@ def end_graces(leader: Leader, at: datetime) -> list[AttemptId]:
     with snapshot(leader.engine) as session:
         due = ended_graces(session, at)
     stopped: list[AttemptId] = []
-    for attempt_id in due:
+    for begin in range(0, len(due), STOPS_TOGETHER):
+        together = due[begin : begin + STOPS_TOGETHER]
+        facts = [(job_of(attempt_id), GraceEnded(attempt_id, clock.to_ms(at))) for attempt_id in together]
         with transaction(leader.engine) as session:
             lease.fence(session, leader.held)
-            fact = GraceEnded(attempt_id, clock.to_ms(at))
-            outcome = take(session, job_of(attempt_id), fact, at=at, actor=leader.actor)
-        if outcome.ignored is None:
-            stopped.append(attempt_id)
+            outcomes = take_all(session, facts, at=at, actor=leader.actor)
+        stopped += [
+            attempt_id
+            for attempt_id, outcome in zip(together, outcomes, strict=True)
+            if outcome.ignored is None
+        ]
     return stopped
 
 

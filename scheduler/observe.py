@@ -14,7 +14,7 @@ from typing import Final
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
-from scheduler.changes import UnknownJobError, job_of, take
+from scheduler.changes import UnknownJobError, job_of, take, take_all
 from scheduler.dispatch.executor import ExecutorError, RefusedError, StaleEpochError
 from scheduler.dispatch.wire import (
     AgentCode,
@@ -108,7 +108,9 @@ def of_status(status: AttemptStatus) -> list[Seen]:
 
 
 def take_events(leader: Leader, events: Iterable[AttemptEvent]) -> None:
-    """T4 for a page of events, a transaction per attempt, each attempt's events in their order.
+    """T4 for a page of events in one transaction, each attempt's events in their order.
+
+    Where one of them cannot be, a transaction per attempt.
 
     Raises:
         StaleEpochError: another process is the scheduler.
@@ -116,8 +118,13 @@ def take_events(leader: Leader, events: Iterable[AttemptEvent]) -> None:
     by_attempt: dict[str, list[Seen]] = {}
     for event in events:
         by_attempt.setdefault(event.attempt_id, []).append(of_event(event))
-    for attempt_id, seen in by_attempt.items():
-        take_seen(leader, attempt_id, seen)
+    if not by_attempt:
+        return
+    try:
+        _take_page(leader, by_attempt)
+    except (UnknownJobError, InvalidTransition, ValueError):
+        for attempt_id, seen in by_attempt.items():
+            take_seen(leader, attempt_id, seen)
 
 
 def take_seen(leader: Leader, attempt_id: str, seen: Sequence[Seen]) -> None:
@@ -129,16 +136,27 @@ def take_seen(leader: Leader, attempt_id: str, seen: Sequence[Seen]) -> None:
     Raises:
         StaleEpochError: another process is the scheduler; nothing was written.
     """
-    at = clock.now()
     try:
-        with transaction(leader.engine) as session:
-            lease.fence(session, leader.held)
-            for one in seen:
-                outcome = take(session, job_of(attempt_id), one.fact, at=at, actor=leader.actor)
-                if outcome.ignored is None and one.outputs:
-                    _keep(session, one, leader.actor)
+        _take_page(leader, {attempt_id: seen})
     except (UnknownJobError, InvalidTransition, ValueError):
         _logger.exception("attempt %s: its node reports what cannot be; dropped", attempt_id)
+
+
+def _take_page(leader: Leader, by_attempt: Mapping[str, Sequence[Seen]]) -> None:
+    """Take facts about several attempts in one transaction.
+
+    Raises:
+        UnknownJobError, InvalidTransition, ValueError: one of them cannot be; nothing was written.
+    """
+    at = clock.now()
+    seen = [(job_of(attempt_id), one) for attempt_id, found in by_attempt.items() for one in found]
+    with transaction(leader.engine) as session:
+        lease.fence(session, leader.held)
+        facts = [(job_id, one.fact) for job_id, one in seen]
+        outcomes = take_all(session, facts, at=at, actor=leader.actor)
+        for (_, one), outcome in zip(seen, outcomes, strict=True):
+            if outcome.ignored is None and one.outputs:
+                _keep(session, one, leader.actor)
 
 
 def _keep(session: Session, seen: Seen, actor: str) -> None:

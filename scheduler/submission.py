@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 from typing import Final
@@ -13,16 +13,16 @@ from sqlalchemy.orm import Session
 
 from quota import ledger
 from quota import service as quota
-from quota.model import Policy, QuotaNode
+from quota.model import Grant, Policy, QuotaNode
 from quota.policy import policy_queue
 from scheduler import fit
 from scheduler.changes import Book
 from scheduler.dispatch.limits import ENV_NAME
 from scheduler.fields import DependencyKind
+from scheduler.inventory import bounds_of
 from scheduler.model import JobState, ReasonCode, Request
-from scheduler.snapshot import load_inventory
 from scheduler.tables import BundleRow, JobRow, JobTextRow
-from store import clock
+from store import bulk, clock, journal
 from tenants.model import Project, ProjectStatus
 from tenants.tables import ProjectRow
 
@@ -162,24 +162,70 @@ def accept(session: Session, submission: Submission, *, policy: Policy, at: date
     Raises:
         JobRefusedError: with a code and figures; nothing was written.
     """
-    _check_texts(submission)
+    check_texts(submission)
     _check_project(session, submission.project, 1 if submission.array is None else submission.array.count)
+    offer = Offer(policy, bounds_of(session, at, policy), quota.balances(session, [submission.project.id]))
+    submission = check(session, submission, offer, at)
+    if submission.array is None:
+        return insert_all(session, [submission], at)[0]
+    (first,) = insert_all(session, [submission], at, ArrayPlace(None, 0))
+    count = submission.array.count
+    insert_all(session, [submission] * (count - 1), at, ArrayPlace(first.id, 1))
+    return first
+
+
+def accept_all(
+    session: Session, submissions: Sequence[Submission], *, policy: Policy, at: datetime
+) -> list[JobRow]:
+    """`accept` for several jobs that stand alone; of each kind of question one is asked of the database.
+
+    Raises:
+        JobRefusedError: of the first that is refused; the transaction has to end without a commit.
+        ValueError: one is an array.
+    """
+    by_project: dict[UUID, list[Submission]] = {}
+    for submission in submissions:
+        check_texts(submission)
+        if submission.array is not None:
+            raise ValueError("an array is a submission by itself; accept it alone")
+        by_project.setdefault(submission.project.id, []).append(submission)
+    for project_id in sorted(by_project):  # locked in one order, so that none waits for another in a ring
+        _check_project(session, by_project[project_id][0].project, len(by_project[project_id]))
+    bounds = bounds_of(session, at, policy)
+    grants: dict[UUID, list[Grant]] = {project_id: [] for project_id in by_project}
+    for grant in quota.balances(session, by_project):
+        grants[grant.project_id].append(grant)
+    checked = [
+        check(session, asked, Offer(policy, bounds, grants[asked.project.id]), at) for asked in submissions
+    ]
+    return insert_all(session, checked, at)
+
+
+@dataclass(frozen=True, slots=True)
+class Offer:
+    """What a submission is judged by: the policy, what could ever fit, and the grants of its project."""
+
+    policy: Policy
+    bounds: fit.Bounds
+    grants: Sequence[Grant]
+
+
+def check(session: Session, submission: Submission, offer: Offer, at: datetime) -> Submission:
+    """The submission with its defaults, when it can run as it is asked.
+
+    Raises:
+        JobRefusedError: with a code and figures.
+    """
     _check_dependencies(session, submission)
-    submission = _with_defaults(session, submission, _queue(submission, policy))
+    submission = _with_defaults(submission, _queue(submission, offer.policy), offer.grants)
     request = submission.request
-    bounds = fit.Bounds(load_inventory(session, at), policy)
-    never = fit.can_ever_fit(request, submission.project.queue, bounds)
+    never = fit.can_ever_fit(request, submission.project.queue, offer.bounds)
     if never is not None:
         message = f"a job of {request.gpus} GPUs for {request.walltime_s} s can never start: {never.limit}"
         raise JobRefusedError(ReasonCode.NEVER_FITS, never.numbers, message)
-    _check_budget(session, submission, at)
+    _check_budget(submission, offer.grants, at)
     _check_bundle(session, submission.bundle_digest)
-    if submission.array is None:
-        return _insert(session, submission, at)
-    first = _insert(session, submission, at, ArrayPlace(None, 0))
-    for index in range(1, submission.array.count):
-        _insert(session, submission, at, ArrayPlace(first.id, index))
-    return first
+    return submission
 
 
 @dataclass(frozen=True, slots=True)
@@ -195,7 +241,7 @@ def _refuse_text(what: str, limit: int, found: int) -> JobRefusedError:
     return JobRefusedError("BAD_JOB", numbers, f"{what} is {found}, the limit is {limit}; shorten it")
 
 
-def _check_texts(submission: Submission) -> None:
+def check_texts(submission: Submission) -> None:
     """Names, command, environment and outputs within their limits, and figures that are no slip."""
     command, env, request = submission.command, submission.env, submission.request
     array = submission.array or ArrayAsked(1, 1)
@@ -283,7 +329,7 @@ def _queue(submission: Submission, policy: Policy) -> QuotaNode:
     raise JobRefusedError("QUEUE_UNKNOWN", {"queue": path, "policy": policy.version}, message)
 
 
-def _with_defaults(session: Session, submission: Submission, queue: QuotaNode) -> Submission:
+def _with_defaults(submission: Submission, queue: QuotaNode, held: Sequence[Grant]) -> Submission:
     """The submission with the queue's walltime and the project's flavors where none are named."""
     request = submission.request
     if request.walltime_s == 0:
@@ -292,9 +338,7 @@ def _with_defaults(session: Session, submission: Submission, queue: QuotaNode) -
             raise JobRefusedError("WALLTIME_MISSING", {"queue": queue.path}, message)
         request = replace(request, walltime_s=queue.default_walltime_s)
     if not request.flavors:
-        grants = sorted(
-            quota.balances(session, [submission.project.id]), key=lambda grant: (grant.ends_ms, grant.id)
-        )
+        grants = sorted(held, key=lambda grant: (grant.ends_ms, grant.id))
         if not grants:
             message = f"project {submission.project.slug} has no grant of GPU time; ask for one"
             raise JobRefusedError(ReasonCode.GRANT_NOT_ACTIVE, {"grants": 0}, message)
@@ -302,12 +346,12 @@ def _with_defaults(session: Session, submission: Submission, queue: QuotaNode) -
     return replace(submission, request=request)
 
 
-def _check_budget(session: Session, submission: Submission, at: datetime) -> None:
+def _check_budget(submission: Submission, held: Sequence[Grant], at: datetime) -> None:
     """Some grant can still hold the walltime, and one of those could cover the claim were nothing pending."""
     request, at_ms = submission.request, clock.to_ms(at)
     grants = [
         grant
-        for grant in quota.balances(session, [submission.project.id])
+        for grant in held
         if grant.flavor in request.flavors
         and max(at_ms, grant.starts_ms) + request.walltime_s * fit.MS <= grant.ends_ms
     ]
@@ -341,11 +385,52 @@ def _check_bundle(session: Session, digest: str | None) -> None:
         raise JobRefusedError("BUNDLE_UNKNOWN", {"digest": digest}, message)
 
 
-def _insert(
-    session: Session, submission: Submission, at: datetime, place: ArrayPlace | None = None
-) -> JobRow:
+def insert_all(
+    session: Session, submissions: Sequence[Submission], at: datetime, first: ArrayPlace | None = None
+) -> list[JobRow]:
+    """Enter jobs that were checked: their rows, texts and records, each kind in one statement.
+
+    Args:
+        session: the open unit of work.
+        submissions: with their defaults.
+        at: the instant of the submission.
+        first: where the first of them stands in its array, for jobs of one.
+    """
+    places = [
+        None if first is None else ArrayPlace(first.array_id, first.index + n)
+        for n in range(len(submissions))
+    ]
+    rows = [_row(asked, at, place) for asked, place in zip(submissions, places, strict=True)]
+    for row, number in zip(rows, bulk.next_ids(session, JobRow, len(rows)), strict=True):
+        row.id = number
+    for row, place in zip(rows, places, strict=True):
+        if place is not None and place.array_id is None:
+            row.array_id = row.id
+    texts = [
+        bulk.plain(
+            JobTextRow,
+            job_id=row.id,
+            name=asked.name.strip(),
+            command=list(asked.command),
+            env=dict(asked.env),
+            outputs=list(asked.outputs),
+        )
+        for asked, row in zip(submissions, rows, strict=True)
+    ]
+    bulk.insert_all(session, rows)
+    bulk.insert_all(session, texts)
+    with journal.together(session):
+        for asked, row in zip(submissions, rows, strict=True):
+            book = Book.of(session, row, None, at=at, actor=f"user:{asked.user_id}")
+            book.told_job = {}
+            book.tell("job.submitted")
+    return rows
+
+
+def _row(submission: Submission, at: datetime, place: ArrayPlace | None) -> JobRow:
     request = submission.request
-    row = JobRow(
+    return bulk.plain(
+        JobRow,
         project_id=submission.project.id,
         user_id=submission.user_id,
         queue=submission.project.queue,
@@ -381,20 +466,3 @@ def _insert(
         node_failures=0,
         gpu_seconds=0,
     )
-    session.add(row)
-    session.flush()
-    if place is not None and place.array_id is None:
-        row.array_id = row.id
-    text = JobTextRow(
-        job_id=row.id,
-        name=submission.name.strip(),
-        command=list(submission.command),
-        env=dict(submission.env),
-        outputs=list(submission.outputs),
-    )
-    session.add(text)
-    book = Book.of(session, row, None, at=at, actor=f"user:{submission.user_id}")
-    book.told_job = {}
-    book.tell("job.submitted")
-    session.flush()
-    return row

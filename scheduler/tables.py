@@ -80,6 +80,7 @@ class JobRow(Base):
         CheckConstraint("walltime_s > 0", name="walltime_positive"),
         Index("ix_jobs_state", "state", "id"),
         Index("ix_jobs_project", "project_id", "id"),
+        Index("ix_jobs_pending", "project_id", postgresql_where=text("state = 'PENDING'")),
         Index("ix_jobs_reserved", "id", postgresql_where=text("reservation IS NOT NULL")),
         Index(
             "ix_jobs_told",

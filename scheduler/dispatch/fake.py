@@ -245,6 +245,11 @@ class FakeExecutor:
         """See `Executor.drain`."""
         self._follow(node, epoch).is_draining = is_draining
 
+    def nodes_of(self, attempt_id: str) -> tuple[str, ...]:
+        """Nodes that have the attempt, by name."""
+        with self._lock:
+            return tuple(name for name, n in self._nodes.items() if attempt_id in n.runs)
+
     def finish(self, node: str, attempt_id: str, exit_code: int = 0) -> None:
         """Let the ranks of an attempt that still run end by themselves."""
         with self._lock:

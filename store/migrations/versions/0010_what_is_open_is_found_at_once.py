@@ -13,6 +13,7 @@ depends_on = None
 
 def upgrade() -> None:
     op.create_index("ix_jobs_reserved", "jobs", ["id"], postgresql_where=sa.text("reservation IS NOT NULL"))
+    op.create_index("ix_jobs_pending", "jobs", ["project_id"], postgresql_where=sa.text("state = 'PENDING'"))
     op.create_index(
         "ix_attempts_stopping",
         "attempts",
@@ -30,4 +31,5 @@ def upgrade() -> None:
 def downgrade() -> None:
     op.drop_index("ix_attempts_noticed", table_name="attempts")
     op.drop_index("ix_attempts_stopping", table_name="attempts")
+    op.drop_index("ix_jobs_pending", table_name="jobs")
     op.drop_index("ix_jobs_reserved", table_name="jobs")
