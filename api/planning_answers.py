@@ -14,6 +14,7 @@ from scheduler.fields import ActKind
 from scheduler.interval import STATED_PERCENT, Interval
 from scheduler.model import WindowKind
 from scheduler.preview import Preview
+from scheduler.recurring import Every, Repeats
 from store.clock import from_ms
 
 
@@ -107,8 +108,25 @@ class ActsOut(BaseModel):
     items: list[ActOut]
 
 
+class RepeatsOut(BaseModel):
+    """How a window recurs: every `interval` days or weeks at the same time of day in `zone`, until an instant."""
+
+    every: Every
+    interval: int
+    zone: str
+    until: datetime
+
+    @classmethod
+    def of(cls, found: Repeats) -> RepeatsOut:
+        """The wire form."""
+        return cls(every=found.every, interval=found.interval, zone=found.zone, until=from_ms(found.until_ms))
+
+
 class WindowOut(BaseModel):
-    """Nodes set apart for a time. `reason` is null for a caller who does not oversee the platform."""
+    """Nodes set apart for a time. `reason` is null for a caller who does not oversee the platform.
+
+    Where it recurs, `from_at` and `to_at` are of the first occurrence.
+    """
 
     id: int
     kind: WindowKind
@@ -117,6 +135,7 @@ class WindowOut(BaseModel):
     from_at: datetime
     to_at: datetime
     reason: str | None
+    repeats: RepeatsOut | None
 
     @classmethod
     def of(cls, found: WindowView, *, is_whole: bool) -> WindowOut:
@@ -129,6 +148,7 @@ class WindowOut(BaseModel):
             from_at=found.from_at,
             to_at=found.to_at,
             reason=found.reason if is_whole else None,
+            repeats=None if found.repeats is None else RepeatsOut.of(found.repeats),
         )
 
 
@@ -194,6 +214,12 @@ _ACT: Final = {
     "expires_at": "2026-03-03T09:00:00Z",
     "ended_at": None,
 }
+_REPEATS: Final = {
+    "every": "week",
+    "interval": 2,
+    "zone": "Asia/Almaty",
+    "until": "2026-12-31T00:00:00Z",
+}
 _WINDOW: Final = {
     "id": 2,
     "kind": "maintenance",
@@ -202,6 +228,7 @@ _WINDOW: Final = {
     "from_at": "2026-03-07T20:00:00Z",
     "to_at": "2026-03-07T23:00:00Z",
     "reason": "Firmware of the switch.",
+    "repeats": _REPEATS,
 }
 _QUEUE: Final = {
     "path": "science/universities",
@@ -257,7 +284,10 @@ PLANNING: Final = {
         "from_at": "2026-03-07T20:00:00Z",
         "to_at": "2026-03-07T23:00:00Z",
         "reason": "Firmware of the switch.",
+        "repeats": _REPEATS,
     },
+    "RepeatsIn": _REPEATS,
+    "RepeatsOut": _REPEATS,
     "WindowOut": _WINDOW,
     "WindowsOut": {"items": [_WINDOW]},
 }

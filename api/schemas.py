@@ -33,6 +33,7 @@ from scheduler.jobs import (
     MAX_WALLTIME_S,
 )
 from scheduler.model import JobState, Placement, WindowKind
+from scheduler.recurring import MAX_INTERVAL, Every
 from tenants.access import MAX_LIFETIME_S, MIN_LIFETIME_S
 from tenants.model import Category, ProjectStatus, Role, Scope, Sector
 
@@ -308,8 +309,20 @@ class ActIn(Body):
     expires_at: InstantIn
 
 
+class RepeatsIn(Body):
+    """How a window recurs: every `interval` days or weeks at the same time of day in `zone`, until an instant."""
+
+    every: Every
+    interval: int = Field(default=1, ge=1, le=MAX_INTERVAL)
+    zone: Annotated[str, StringConstraints(max_length=64, pattern=r"^[A-Za-z0-9_+/-]+$")] = "Asia/Almaty"
+    until: InstantIn
+
+
 class WindowIn(Body):
-    """Nodes to be set apart for [from_at, to_at): maintenance, or a reservation for projects."""
+    """Nodes to be set apart for [from_at, to_at): maintenance, or a reservation for projects.
+
+    With `repeats` this is the first occurrence.
+    """
 
     kind: WindowKind
     nodes: list[Line] = Field(min_length=1, max_length=MAX_WINDOW_NODES)
@@ -317,6 +330,7 @@ class WindowIn(Body):
     from_at: InstantIn
     to_at: InstantIn
     reason: Reason
+    repeats: RepeatsIn | None = None
 
 
 class ReturnIn(Body):

@@ -11,8 +11,9 @@ from typing import Final, cast
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
+from quota.document import bad
 from quota.model import Policy
-from quota.policy import load_policy_text, parse_policy, policy_digest, validate_against
+from quota.policy import load_policy_text, parse_policy, policy_digest, queues_of, validate_against
 from quota.tables import PolicyRow
 from store import clock, journal
 
@@ -98,6 +99,7 @@ def enact(
         if row.digest == digest:
             return policy
         raise PolicyExistsError(policy.version, policy.effective_from)
+    _check_successors(session, policy)
     session.add(
         PolicyRow(
             version=policy.version,
@@ -111,6 +113,29 @@ def enact(
     journal.append(session, "policy.enacted", f"policy:{policy.version}", actor=actor, at=at, data=data)
     session.flush()
     return policy
+
+
+def _check_successors(session: Session, policy: Policy) -> None:
+    """Every queue of the policy before, and what was moved by then, has a queue under the new one.
+
+    Raises:
+        PolicyError: BAD_POLICY; projects and jobs of a removed queue would count nowhere.
+    """
+    before = session.execute(
+        select(PolicyRow.version, PolicyRow.digest)
+        .where(PolicyRow.effective_from < policy.effective_from)
+        .order_by(PolicyRow.effective_from.desc())
+        .limit(1)
+    ).first()
+    if before is None:
+        return
+    old = _policy(session, before.version, before.digest)
+    missing = sorted({*queues_of(old), *old.moves} - queues_of(policy) - set(policy.moves))
+    if missing:
+        raise bad(
+            f"policy.moves.{missing[0]}",
+            f'queue "{missing[0]}" of policy {before.version} is gone; name the queue that takes over its work',
+        )
 
 
 def _parse(digest: str, document: Mapping[str, object]) -> Policy:

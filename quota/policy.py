@@ -48,6 +48,10 @@ MAX_TREE_NODES: Final = 1_000
 """Nodes of the quota tree: each cycle walks all of them."""
 MAX_START_RESERVATIONS: Final = 1_000
 """Blocked jobs that may hold a planned start at a time."""
+MIN_SAMPLING_S: Final = 60
+"""Seconds between two samples of use at least: each looks at all that ran since the last."""
+MAX_SAMPLING_S: Final = 86_400
+"""Seconds between two samples of use at most: an admission counts as long at once, and fair share must follow a day."""
 
 PRIORITY_SECTORS: Final = "*priority"
 """In a route's sectors: every sector that stands as a child of the route's cohort."""
@@ -64,6 +68,7 @@ _POLICY_KEYS: Final = frozenset(
         "grounds",
         "priority_sectors",
         "usage_half_life",
+        "usage_sampling",
         "aging",
         "start_reservations",
         "borrowed_reservations",
@@ -324,6 +329,7 @@ def _with_settings(policy: Policy, found: Mapping[str, object]) -> Policy:
         usage_half_life_s=read.optional(
             found, "usage_half_life", path, read.duration_s, policy.usage_half_life_s
         ),
+        usage_sampling_s=read.optional(found, "usage_sampling", path, _sampling, policy.usage_sampling_s),
         aging_full_after_s=read.optional(
             aging, "full_after", "policy.aging", read.duration_s, policy.aging_full_after_s
         ),
@@ -357,6 +363,14 @@ def _year(value: object, path: str) -> int:
 def _reservations(value: object, path: str) -> int:
     """A number of start reservations; 0 makes none."""
     return read.integer(value, path, 0, MAX_START_RESERVATIONS)
+
+
+def _sampling(value: object, path: str) -> int:
+    """Seconds between two samples of use."""
+    found = read.duration_s(value, path)
+    if not MIN_SAMPLING_S <= found <= MAX_SAMPLING_S:
+        raise bad(path, "must be from 1m to 1d")
+    return found
 
 
 def _weights(value: object, path: str) -> dict[str, Fraction]:
@@ -397,7 +411,7 @@ def _check_sums(policy: Policy, pool: str) -> None:
             raise _exceeds(parent, f"{float(asked_gpus(gpus, siblings)):g} GPUs", f"{gpus} GPUs", pool)
 
 
-def _queues(policy: Policy) -> frozenset[str]:
+def queues_of(policy: Policy) -> frozenset[str]:
     """Leaves of the tree."""
     parents = {node.parent for node in policy.tree}
     return frozenset(node.path for node in policy.tree if node.path not in parents)
@@ -405,7 +419,7 @@ def _queues(policy: Policy) -> frozenset[str]:
 
 def _check_routes(policy: Policy) -> None:
     """Every queue a route can give is a leaf of the tree."""
-    queues = _queues(policy)
+    queues = queues_of(policy)
     for index, rule in enumerate(policy.routes):
         path = f"policy.routes[{index}].queue"
         for queue in _expansions(policy, rule, path):
@@ -437,7 +451,7 @@ def _expansions(policy: Policy, rule: Route, path: str) -> list[str]:
 
 def _check_moves(policy: Policy) -> None:
     """A move leads from a path that the tree no longer has to a queue that it has."""
-    queues = _queues(policy)
+    queues = queues_of(policy)
     for queue, successor in policy.moves.items():
         path = f"policy.moves.{queue}"
         if queue in {node.path for node in policy.tree}:

@@ -6,16 +6,18 @@ The reason's text stands in an erasable table, the journal has its SHA-256.
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass
-from datetime import datetime
+from dataclasses import asdict, dataclass
+from datetime import datetime, timedelta
 from typing import Final
 from uuid import UUID
+from zoneinfo import available_timezones
 
-from sqlalchemy import func, select
+from sqlalchemy import BigInteger, ColumnElement, func, or_, select
 from sqlalchemy.orm import Session
 
-from scheduler.fields import ActKind, Fields
+from scheduler.fields import ActKind, Fields, repeats_of
 from scheduler.model import WindowKind
+from scheduler.recurring import MAX_INTERVAL, MAX_REPEAT_DAYS, Repeats
 from scheduler.snapshot import window_fields
 from scheduler.tables import ActRow, JobRow, NodeRow, WindowRow
 from store import clock, journal
@@ -76,6 +78,7 @@ class NewWindow:
     from_at: datetime
     to_at: datetime
     reason: str
+    repeats: Repeats | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,6 +94,7 @@ class WindowView:
     reason: str
     user_id: UUID
     created_at: datetime
+    repeats: Repeats | None
 
 
 def _digest(reason: str) -> str:
@@ -199,14 +203,13 @@ def add_window(session: Session, asked: NewWindow, *, user_id: UUID, at: datetim
         ActRefusedError: no reason, no such node, a period that is empty or past, or too many stand.
     """
     at = clock.from_ms(clock.to_ms(at))
-    standing = (
-        select(func.count())
-        .select_from(WindowRow)
-        .where(WindowRow.removed_at.is_(None), WindowRow.to_at > at)
-    )
-    _check(asked.reason, asked.to_at, at, session.scalar(standing) or 0)
+    standing = select(func.count()).select_from(WindowRow).where(*_standing(at))
+    last_at = asked.to_at if asked.repeats is None else clock.from_ms(asked.repeats.until_ms)
+    _check(asked.reason, last_at, at, session.scalar(standing) or 0)
     if asked.to_at <= asked.from_at:
         raise ActRefusedError("the window would end before it begins; swap the two instants")
+    if asked.repeats is not None:
+        _check_repeats(asked, asked.repeats)
     known = set(session.scalars(select(NodeRow.name).where(NodeRow.name.in_(asked.nodes))))
     missing = sorted(set(asked.nodes) - known)
     if missing or not asked.nodes:
@@ -219,6 +222,7 @@ def add_window(session: Session, asked: NewWindow, *, user_id: UUID, at: datetim
         projects=sorted(asked.projects),
         from_at=clock.from_ms(clock.to_ms(asked.from_at)),
         to_at=clock.from_ms(clock.to_ms(asked.to_at)),
+        repeats=None if asked.repeats is None else asdict(asked.repeats),
         reason=asked.reason.strip(),
         user_id=user_id,
         created_at=at,
@@ -229,6 +233,30 @@ def add_window(session: Session, asked: NewWindow, *, user_id: UUID, at: datetim
     journal.append(session, "window.added", f"window:{row.id}", actor=f"user:{user_id}", at=at, data=data)
     wake(session)
     return _window_view(row)
+
+
+def _check_repeats(asked: NewWindow, repeats: Repeats) -> None:
+    """Refuse a recurrence that has no place, no end, or would run into itself."""
+    last_at = clock.from_ms(repeats.until_ms)
+    if repeats.zone not in available_timezones():
+        raise ActRefusedError(f"{repeats.zone} is no time zone; name one as Asia/Almaty")
+    if not 1 <= repeats.interval <= MAX_INTERVAL:
+        raise ActRefusedError(f"it may recur every 1 to {MAX_INTERVAL} days or weeks")
+    if not asked.from_at < last_at <= asked.from_at + timedelta(days=MAX_REPEAT_DAYS):
+        raise ActRefusedError(
+            f"it may recur for {MAX_REPEAT_DAYS} days after its first begin; name an end in them"
+        )
+    if asked.to_at - asked.from_at >= repeats.step:
+        raise ActRefusedError("it would begin anew before it has ended; make it shorter or rarer")
+
+
+def _standing(at: datetime) -> tuple[ColumnElement[bool], ...]:
+    """Windows that were not removed and have not ended; those that recur end with their last occurrence."""
+    until_ms = WindowRow.repeats["until_ms"].astext.cast(BigInteger)
+    return (
+        WindowRow.removed_at.is_(None),
+        or_(WindowRow.to_at > at, until_ms >= clock.to_ms(at)),
+    )
 
 
 def remove_window(session: Session, window_id: int, *, user_id: UUID, at: datetime) -> WindowView:
@@ -250,12 +278,7 @@ def remove_window(session: Session, window_id: int, *, user_id: UUID, at: dateti
 
 def list_windows(session: Session, at: datetime) -> list[WindowView]:
     """Windows that have not ended, by id, at most MAX_STANDING."""
-    statement = (
-        select(WindowRow)
-        .where(WindowRow.removed_at.is_(None), WindowRow.to_at > at)
-        .order_by(WindowRow.id)
-        .limit(MAX_STANDING)
-    )
+    statement = select(WindowRow).where(*_standing(at)).order_by(WindowRow.id).limit(MAX_STANDING)
     return [_window_view(row) for row in session.scalars(statement)]
 
 
@@ -270,4 +293,5 @@ def _window_view(row: WindowRow) -> WindowView:
         row.reason,
         row.user_id,
         row.created_at,
+        repeats_of({"repeats": row.repeats}),
     )

@@ -33,6 +33,7 @@ from scheduler.model import (
     Window,
     WindowKind,
 )
+from scheduler.recurring import Every, Repeats, occurrences
 
 Fields = dict[str, object]
 """JSON values by name, as the journal holds them."""
@@ -223,8 +224,21 @@ def reservation_of(job_id: int, fields: Mapping[str, object]) -> Reservation | N
     )
 
 
+def repeats_of(fields: Mapping[str, object]) -> Repeats | None:
+    """How a window recurs, from its fields; None for one that does not."""
+    found = cast("Fields | None", fields.get("repeats"))
+    if found is None:
+        return None
+    return Repeats(
+        Every(str(found["every"])),
+        integer(found["interval"]),
+        str(found["zone"]),
+        integer(found["until_ms"]),
+    )
+
+
 def window_of(window_id: int, fields: Mapping[str, object]) -> Window:
-    """A window, from its fields."""
+    """A window, from its fields; of one that recurs the first occurrence."""
     return Window(
         id=f"w{window_id}",
         kind=WindowKind(str(fields["kind"])),
@@ -236,9 +250,18 @@ def window_of(window_id: int, fields: Mapping[str, object]) -> Window:
 
 
 def windows_at(windows: Mapping[int, Fields], at_ms: int) -> tuple[Window, ...]:
-    """The windows that have not ended, by id."""
-    found = [window_of(window_id, fields) for window_id, fields in windows.items()]
-    return tuple(sorted((window for window in found if window.to_ms > at_ms), key=lambda window: window.id))
+    """The windows that have not ended, by id; of those that recur each occurrence (`w3/5`) that is near."""
+    found: list[Window] = []
+    for window_id, fields in windows.items():
+        window, repeats = window_of(window_id, fields), repeats_of(fields)
+        if repeats is not None:
+            found += [
+                replace(window, id=f"{window.id}/{number}", from_ms=from_ms, to_ms=to_ms)
+                for number, from_ms, to_ms in occurrences(window.from_ms, window.to_ms, repeats, at_ms)
+            ]
+        elif window.to_ms > at_ms:
+            found.append(window)
+    return tuple(sorted(found, key=lambda window: window.id))
 
 
 def usage_of(

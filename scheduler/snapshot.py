@@ -143,6 +143,7 @@ def window_fields(row: WindowRow) -> Fields:
         "projects": [str(project) for project in row.projects],
         "from_ms": clock.to_ms(row.from_at),
         "to_ms": clock.to_ms(row.to_at),
+        "repeats": row.repeats,
     }
 
 

@@ -24,11 +24,12 @@ from api.planning_answers import (
 )
 from api.routes.jobs import JobPath, reason_out
 from api.routes.quota import POLICY_BODY, policy_body
-from api.schemas import ActIn, WindowIn
+from api.schemas import ActIn, RepeatsIn, WindowIn
 from quota.policy import load_policy_text, parse_policy
 from scheduler import acts
 from scheduler.explaining import explain_job, preview_policy
-from store.clock import from_ms
+from scheduler.recurring import Repeats
+from store.clock import from_ms, to_ms
 from store.engine import snapshot, transaction
 from tenants import directory
 from tenants.authz import Action, may
@@ -129,10 +130,20 @@ def add_window(ctx: Ctx, caller: Caller, body: WindowIn) -> WindowOut:
     with transaction(ctx.engine) as session:
         projects = tuple(directory.project(session, caller, slug).id for slug in dict.fromkeys(body.projects))
         asked = acts.NewWindow(
-            body.kind, tuple(dict.fromkeys(body.nodes)), projects, body.from_at, body.to_at, body.reason
+            body.kind,
+            tuple(dict.fromkeys(body.nodes)),
+            projects,
+            body.from_at,
+            body.to_at,
+            body.reason,
+            None if body.repeats is None else _repeats(body.repeats),
         )
         made = acts.add_window(session, asked, user_id=caller.user_id, at=ctx.now())
     return WindowOut.of(made, is_whole=True)
+
+
+def _repeats(body: RepeatsIn) -> Repeats:
+    return Repeats(body.every, body.interval, body.zone, to_ms(body.until))
 
 
 @router.post(

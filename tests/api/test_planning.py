@@ -136,3 +136,38 @@ def test_a_policy_is_previewed_without_being_entered(world: World) -> None:
     assert nominal == {"startups": (4, 12), "universities": (8, 4)}
     assert (found["version"], found["preempting"], found["admitted"]) == ("2026.2", [], [])
     assert len(world.ok("operator", "GET", "/v1/policies")["items"]) == 1
+
+
+def test_a_window_recurs_until_its_end(world: World) -> None:
+    until = (AT + timedelta(days=20)).isoformat()
+    weekly = {"every": "week", "until": until}
+    short = {"to_at": (AT + timedelta(hours=2)).isoformat()}
+    weekly_one = world.ok("operator", "POST", "/v1/windows", window(**short, repeats=weekly))
+    assert weekly_one["repeats"] == {
+        "every": "week",
+        "interval": 1,
+        "zone": "Asia/Almaty",
+        "until": until.replace("+00:00", "Z"),
+    }
+    for bad in (
+        {"repeats": weekly | {"interval": 0}},
+        {"repeats": weekly | {"interval": 53}},
+        {"repeats": weekly | {"zone": "Asia/Nowhere"}},
+        {"repeats": weekly | {"until": (AT + timedelta(days=400)).isoformat()}},
+        {"repeats": weekly | {"until": AT.isoformat()}},
+        {"repeats": weekly | {"every": "month"}},
+        {"repeats": weekly | {"every": "day"}, "to_at": (AT + timedelta(days=1)).isoformat()},
+    ):
+        answer = world.call("operator", "POST", "/v1/windows", json=window(**short | bad))
+        assert answer.status_code == 422, bad
+    # A job that would run into the second occurrence waits on that node; the first has ended.
+    daily = weekly | {"every": "day"}
+    made = world.ok("operator", "POST", "/v1/windows", window(**short, repeats=daily))
+    world.clock.at = AT + timedelta(hours=23)
+    seen = world.ok("firm-researcher", "GET", "/v1/windows")["items"]
+    assert [one["id"] for one in seen] == [weekly_one["id"], made["id"]]
+    world.ok("operator", "POST", "/v1/windows", window(nodes=["n1"], to_at=until))
+    long = world.job(walltime_s=7_200).json()["id"]
+    found = world.ok("uni-researcher", "GET", f"/v1/jobs/{long}/explanation")
+    assert found["reason"]["code"] == "MAINTENANCE"
+    assert found["changes"] == [{"what": "walltime_s", "old": 7_200, "new": 3_600, "is_now": True}]

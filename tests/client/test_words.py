@@ -42,6 +42,7 @@ from scheduler.fit import DISRUPTIONS, LACKS, Limit
 from scheduler.lifecycle import FINAL_CODES, IDLE_ERROR
 from scheduler.order import ENTITLED_FIRST, FAIR_SHARE, PRIORITY_CLASS, RESERVED, RULES
 from scheduler.plan import AGED
+from scheduler.recurring import Every
 from tenants.model import Category, Sector
 
 SOURCE = Path(kezek.__file__).parent
@@ -68,6 +69,7 @@ FROM_THE_PLATFORM = {
     "never_fits_hint": TOLD_APART,
     "lacks": set(LACKS),
     "borrowing_limit": {DISRUPTIONS},
+    "every": {every.value for every in Every},
     "sector": {sector.value for sector in Sector},
     "category": {category.value for category in Category},
     "idle_step": {step.value for step in IdleStep},

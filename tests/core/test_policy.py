@@ -31,6 +31,7 @@ policy:
     - {kind: order, body: the body, number: "41", date: 2026-02-01, digest: DIGEST}
   priority_sectors: {valid_year: 2026}
   usage_half_life: 2d
+  usage_sampling: 15m
   aging: {full_after: 36h}
   start_reservations: 4
   borrowed_reservations: 3
@@ -89,6 +90,7 @@ def test_every_key_of_a_document_is_read_exactly():
         4,
     )
     assert policy.borrowed_reservations == 3
+    assert policy.usage_sampling_s == 900
     assert (policy.checkpoint_max_protected_s, policy.checkpoint_refund_cap_s) == (5_400, 2_700)
     assert policy.fair_share_weights == {"h200": Fraction(1), "h100": Fraction(1, 10)}
     assert policy.moves == {"old": "young"}
@@ -107,6 +109,7 @@ def test_what_a_document_leaves_out_keeps_its_default(build):
     assert policy.priority_sectors_year is None
     assert policy.usage_half_life_s == policy.aging_full_after_s == 7 * 86_400
     assert (policy.start_reservations, policy.borrowed_reservations) == (16, 1)
+    assert policy.usage_sampling_s == 3_600
     assert policy.moves == policy.fair_share_weights == {}
 
 
@@ -225,6 +228,8 @@ BAD_SETTINGS = [
         "has no children",
     ),
     ({"usage_half_life": None}, "policy.usage_half_life", "with a unit"),
+    ({"usage_sampling": "59s"}, "policy.usage_sampling", "from 1m to 1d"),
+    ({"usage_sampling": "25h"}, "policy.usage_sampling", "from 1m to 1d"),
     ({"start_reservations": 1_001}, "policy.start_reservations", "from 0 to 1000"),
     ({"borrowed_reservations": -1}, "policy.borrowed_reservations", "from 0 to 1000"),
     ({"priority_sectors": {"valid_year": 1999}}, "policy.priority_sectors.valid_year", "is 1999"),
@@ -370,3 +375,8 @@ def test_a_text_at_the_limits_is_read():
     assert read.load_document("a: " + "x" * (read.MAX_DOCUMENT_BYTES - 3))["a"].startswith("xx")
     depth = read.MAX_DOCUMENT_DEPTH - 1
     assert read.load_document("a: " + "[" * depth + "]" * depth)["a"] != []
+
+
+@pytest.mark.parametrize(("typed", "seconds"), [("1m", 60), ("1d", 86_400)])
+def test_use_is_sampled_every_minute_to_every_day(build, typed, seconds):
+    assert build.policy(usage_sampling=typed).usage_sampling_s == seconds

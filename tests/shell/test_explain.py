@@ -7,9 +7,13 @@ from datetime import timedelta
 import pytest
 from sqlalchemy import event, text
 
+from scheduler import acts
 from scheduler.explaining import explain_job, last_starts
+from scheduler.fold import fold
 from scheduler.interval import LEAST, REMEMBERED, Interval
-from scheduler.model import ReasonCode
+from scheduler.model import JobState, ReasonCode, WindowKind
+from scheduler.recurring import Every, Repeats
+from scheduler.snapshot import load_windows
 from scheduler.tables import JobRow
 from scheduler.views import JobNotFoundError
 from store import clock, journal
@@ -130,3 +134,27 @@ def test_nobody_else_is_told_and_who_runs_waits_for_nothing(world):
             "job.submitted",
             "job.reserved",
         ]
+
+
+def test_a_recurring_window_folds_and_replays(world):
+    at = clock.now()
+    asked = acts.NewWindow(
+        WindowKind.MAINTENANCE,
+        ("n0", "n1"),
+        (),
+        at - timedelta(days=7, minutes=-10),
+        at - timedelta(days=7, minutes=-20),
+        "firmware",
+        Repeats(Every.WEEK, 1, "Asia/Almaty", clock.to_ms(at + timedelta(days=30))),
+    )
+    with transaction(world.engine) as session:
+        made = acts.add_window(session, asked, user_id=world.principal.user_id, at=at - timedelta(days=8))
+    assert made.repeats == asked.repeats
+    long, short = world.submit(1, 900), world.submit(1, 60)
+    world.turn()
+    assert (world.view(long).reason, world.view(short).state) == ("MAINTENANCE", JobState.RUNNING)
+    with snapshot(world.engine) as session:
+        assert fold(journal.read(session)).windows == load_windows(session)
+        assert [one.id for one in acts.list_windows(session, clock.now())] == [made.id]
+        assert acts.list_windows(session, at + timedelta(days=31)) == []
+    world.check()

@@ -11,6 +11,7 @@ from kezek.errors import UsageFaultError
 from kezek.messages import ALMATY
 
 _DEPENDENCY: Final = re.compile(r"(?:(afterok|afterany|afternotok):)?([1-9][0-9]{0,17})")
+_EVERY: Final = re.compile(r"([1-9][0-9]?)([dw])")
 _ARRAY: Final = re.compile(r"([1-9][0-9]{0,5})(?:%([1-9][0-9]{0,5}))?")
 
 
@@ -40,6 +41,18 @@ def parse_dependencies(texts: Iterable[str]) -> list[dict[str, object]]:
             raise UsageFaultError("usage.dependency", value=text)
         found.append({"job_id": int(parts[2]), "kind": parts[1] or "afterok"})
     return found
+
+
+def parse_every(text: str) -> dict[str, object]:
+    """How often a window recurs, as it is typed: `1d`, `2w`.
+
+    Raises:
+        UsageFaultError: it is neither.
+    """
+    parts = _EVERY.fullmatch(text)
+    if parts is None:
+        raise UsageFaultError("usage.every", value=text)
+    return {"every": {"d": "day", "w": "week"}[parts[2]], "interval": int(parts[1])}
 
 
 def parse_array(text: str) -> dict[str, object]:

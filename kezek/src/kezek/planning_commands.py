@@ -9,7 +9,8 @@ import typer
 
 from kezek import show
 from kezek.context import JobNumber, Output, connect, terminal
-from kezek.planning import parse_instant
+from kezek.errors import UsageFaultError
+from kezek.planning import parse_every, parse_instant
 from kezek.terminal import Format
 from kezek.units import parse_duration_s
 
@@ -128,11 +129,18 @@ def add_window(  # noqa: PLR0913 - every argument is an option of the command li
     project: Annotated[
         list[str] | None, typer.Option("--project", help="May use it all the same; repeat.")
     ] = None,
+    every: Annotated[
+        str | None, typer.Option("--every", help="It recurs: 1d, 2w; at the same time of day.")
+    ] = None,
+    until: Annotated[str | None, typer.Option("--until", help="No occurrence begins after it.")] = None,
+    zone: Annotated[str, typer.Option("--zone", help="By whose clock it recurs.")] = "Asia/Almaty",
     output: Output = Format.TABLE,
 ) -> None:
     """Set nodes apart; what would run into the window is not started on them; operators only."""
     screen = terminal(output)
-    asked = {
+    if (every is None) is not (until is None):
+        raise UsageFaultError("usage.every_until")
+    asked: dict[str, object] = {
         "kind": kind,
         "nodes": node,
         "projects": project or [],
@@ -140,6 +148,8 @@ def add_window(  # noqa: PLR0913 - every argument is an option of the command li
         "to_at": parse_instant(ends).isoformat(),
         "reason": reason,
     }
+    if every is not None and until is not None:
+        asked["repeats"] = parse_every(every) | {"zone": zone, "until": parse_instant(until).isoformat()}
     with connect() as client:
         found = client.add_window(asked)
     if screen.is_json:

@@ -26,7 +26,7 @@ _STYLE_OF_FAILURE = "red"
 
 JOB_HEADS = ("id", "name", "project", "queue", "state", "gpus", "submitted", "reason")
 ACT_HEADS = ("id", "kind", "about", "ends", "grounds")
-WINDOW_HEADS = ("id", "kind", "nodes", "begins", "ends", "grounds")
+WINDOW_HEADS = ("id", "kind", "nodes", "begins", "ends", "repeats", "grounds")
 _NODE_OPTIONS = (
     ("topology-required", "topology_required"),
     ("topology-preferred", "topology_preferred"),
@@ -184,10 +184,23 @@ def window_rows(windows: Iterable[Fields], messages: Messages) -> list[Sequence[
             ", ".join(window.texts("nodes")),
             messages.instant(window.instant("from_at")),
             messages.instant(window.instant("to_at")),
+            _repeats(window.optional_inner("repeats"), messages),
             window.optional_text("reason") or "",
         )
         for window in windows
     ]
+
+
+def _repeats(found: Fields | None, messages: Messages) -> str:
+    """How a window recurs; empty for one that does not."""
+    if found is None:
+        return ""
+    return messages.say(
+        f"every.{found.text('every')}",
+        interval=found.integer("interval"),
+        zone=found.text("zone"),
+        until=messages.instant(found.instant("until")),
+    )
 
 
 def exit_text(job: Job, messages: Messages) -> str:
