@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Final
+from typing import Final, cast
 
 from quota.model import QuotaNode
 from quota.policy import policy_queue
@@ -337,6 +337,17 @@ def _spot(job: PendingJob, profile: Profile, world: World, ask: Ask) -> Picks | 
     demoted = world.shares_of(profile.flavor).demoted(ask.queue, ask.gpus, ask.start_ms, ask.end_ms)
     if demoted is not None:
         return _reserved(demoted)
+    # What is left does not depend on the queue but by what it may run past: like jobs of all queues share an answer.
+    owner = job.project_id if profile.windows else None
+    key = (world.version, shape_of(request, profile.flavor), request.walltime_s, ask.past, owner)
+    if key not in world.spots:
+        world.spots[key] = _spot_beside(job, profile, ask)
+    return cast("Picks | NoFit", world.spots[key])
+
+
+def _spot_beside(job: PendingJob, profile: Profile, ask: Ask) -> Picks | NoFit:
+    """Nodes beside planned starts and windows, or the first of them that shuts the job out."""
+    request = job.request
     span = (ask.start_ms, ask.end_ms)
     everyone = frozenset(profile.holds)
     beside_all = profile.open(profile.throughout(*span, past=ask.past), *span, job.project_id)

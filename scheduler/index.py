@@ -160,7 +160,10 @@ class Index:
         self._add(aged, aging)
         for queue, shape in self._changed:
             kinds = self._shapes[queue][shape].values()
-            self.alike.setdefault(queue, {})[shape] = [kind.now for kind in kinds]
+            alike = self.alike.setdefault(queue, {})
+            alike[shape] = [kind.now for kind in kinds]
+            if not kinds:
+                del alike[shape], self._shapes[queue][shape]
         self._changed.clear()
 
     def place(self, job_id: JobId) -> tuple[Kind, int]:

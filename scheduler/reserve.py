@@ -9,6 +9,7 @@ from bisect import bisect_left, bisect_right
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from functools import cached_property
+from heapq import merge
 from typing import Final, cast
 
 import numpy as np
@@ -67,17 +68,15 @@ class Search:
     def _instants(self, until_ms: int | None) -> list[int]:
         """Instants at which a start may become possible, ascending, now or the job's begin first."""
         now_ms = max(self.world.at_ms, self.job.begin_ms)
-        found = self.profile.instants(until_ms)
-        more = [now_ms]
+        more = {now_ms, *(self.world.at_ms + run.grace_ms for run in self._candidates)}
         if self.shares.tree.is_limited or len(self.world.profiles) > 1:
-            more += [hold.end_ms for hold in self.shares.holds.values()] + self.shares.ends()
-        if self._candidates:
-            more += {self.world.at_ms + run.grace_ms for run in self._candidates}
-        last_ms = now_ms if until_ms is None else until_ms
-        if until_ms is None:
-            last_ms = max(now_ms, *more)
-        found += [at_ms for at_ms in more if at_ms <= last_ms]
-        return [at_ms for at_ms in sorted(set(found)) if at_ms >= now_ms]
+            more.update(hold.end_ms for hold in self.shares.holds.values())
+            more.update(self.shares.ends())
+        found = self.profile.instants(until_ms)
+        found = found[bisect_left(found, now_ms) :]
+        more.difference_update(found)
+        later = sorted(at_ms for at_ms in more if now_ms <= at_ms and (until_ms is None or at_ms <= until_ms))
+        return list(merge(later, found)) if found and later and later[-1] > found[0] else later + found
 
     def _likely(self, instants: list[int]) -> Iterator[int]:
         """Instants at which there may be room; what the others lack, no class of the job would give it."""

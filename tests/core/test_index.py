@@ -21,6 +21,8 @@ from scheduler.model import Admit, JobId, Plan, ReasonCode, Wait
 from scheduler.order import Aging, key_of
 from scheduler.place import Rooms, pick
 from scheduler.plan import make_plan, plan_digest
+from scheduler.profile import OVERDUE_MS, Run
+from scheduler.running import FEW, Ends
 from scheduler.simulate import Replayer
 from scheduler.simulate_cli import equal_shares
 from scheduler.traces import TraceJob
@@ -227,3 +229,41 @@ def test_a_long_queue_of_like_jobs_is_told_as_one_by_one(build):
     assert sorted(named) == list(range(1, 60))
     again = make_plan(snapshot, build.policy(), index)
     assert plan_digest(plan) == plan_digest(again)
+
+
+def test_runs_that_end_leave_no_end_behind_however_many():
+    """One by one or many at once: the ends are those of the runs that are left."""
+    runs = [
+        Run(f"{n}-1", JobId(n), "q", "h200", 1, ((n % 3, 1),), (0, n), end_ms=1_000 * n) for n in range(1, 40)
+    ]
+    for count in (1, 3, FEW, FEW + 1, 30):
+        ends = Ends()
+        ends.change((), runs)
+        gone = runs[5 : 5 + count]
+        ends.change([run.id for run in gone], ())
+        left = [run for run in runs if run not in gone]
+        rows = sorted(tuple(row) for row in ends.at(3_500).tolist())
+        late = [(max(run.end_ms, 3_500 + OVERDUE_MS) if run.end_ms <= 3_500 else run.end_ms) for run in left]
+        assert rows == sorted((end, *run.picks[0]) for end, run in zip(late, left, strict=True))
+
+
+def test_a_kind_that_nobody_is_of_any_more_is_forgotten(build):
+    policy, aging = build.policy(), Aging(build.now_ms, 3_600, {"q": 8})
+    index = Index()
+    index.follow(build.snapshot(pending=[build.job(1, 1), build.job(2, 4)]), policy, aging)
+    assert len(index.alike["q"]) == 2
+    index.follow(build.snapshot(pending=[build.job(2, 4)]), policy, aging)
+    (kinds,) = index.alike["q"].values()
+    assert [[job.id for job in kind.jobs] for kind in kinds] == [[2]]
+    assert index.group(JobId(2)) == kinds[0].group
+
+
+def test_nothing_changes_between_a_snapshot_and_itself():
+    items = (Item(1, 2),)
+    assert changes(items, items) == ([], [])
+
+
+def test_where_nobody_waits_a_plan_does_nothing(build):
+    """So the simulator makes none."""
+    plan = make_plan(build.snapshot(live=[build.live(9, "n0:0")]), build.policy())
+    assert (tuple(plan.entries), plan.next_ms) == ((), None)
