@@ -49,15 +49,15 @@ def _second_turn(turns: Turns, job: PendingJob, alike: dict[int, tuple[int, Wait
     line = turns.lines[policy_queue(turns.policy, job.queue)]
     if line.shield is not None and line.shield.id in turns.started:
         line.shield = None
-    is_bound = line.shield is not None or turns.aging.is_aged(job, line.queue) or turns.may_reserve(job)
+    is_bound = job.id in turns.world.held or turns.may_reserve(job)
+    is_bound = is_bound or line.shield is not None or turns.aging.is_aged(job, line.queue)
     group = turns.group(job)
     known = alike.get(group)
     if known is not None and known[0] == turns.world.version and not is_bound:
         turns.wait_alike(job, known[1])
         return
-    is_entitled = turns.is_entitled(job)
-    turns.take(job, line, is_entitled=is_entitled)
-    if not is_bound and not is_entitled and job.id in turns.waits:
+    turns.take(job, line, is_entitled=turns.is_entitled(job))
+    if not is_bound and job.id in turns.waits:
         alike[group] = (turns.world.version, turns.waits[job.id])
 
 
