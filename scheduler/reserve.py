@@ -23,7 +23,7 @@ from scheduler.profile import Hold, Profile, Run, with_back
 from scheduler.reclaim import by_loss, fewest_victims
 from scheduler.running import MS
 from scheduler.shares import Ask
-from scheduler.timeline import may_hold
+from scheduler.timeline import Table, may_hold
 from scheduler.world import World
 
 MAX_INSTANTS: Final = 1_000
@@ -103,8 +103,12 @@ class Search:
             last = bisect_left(instants, run.end_ms)
             for node, gpus in run.picks:
                 rooms[:last, node] += gpus
-        begins = {hold.start_ms for hold in self.profile.holds.values()}
-        for at_ms in begins:
+        may = self._may_hold(rooms)
+        places = may.nonzero()[0]
+        if not len(places):
+            return may  # most searches end here: there is no room even without a look at later planned starts
+        rooms, instants = rooms[places], [instants[place] for place in places.tolist()]
+        for at_ms in {hold.start_ms for hold in self.profile.holds.values()}:
             first = bisect_right(instants, at_ms - self.length_ms)
             last = bisect_left(instants, at_ms)
             if first < last and at_ms < timeline.until_ms:
@@ -112,6 +116,10 @@ class Search:
                 back += [run.picks for run in giving_way if run.end_ms > at_ms]
                 here = with_back(timeline.at(at_ms), back)
                 np.minimum(rooms[first:last], here, out=rooms[first:last])
+        may[places] = self._may_hold(rooms)
+        return may
+
+    def _may_hold(self, rooms: Table) -> NDArray[np.bool_]:
         return may_hold(rooms, self.profile.rooms.sizes, self.shape.gpus, self.shape.nodes)
 
     @property
