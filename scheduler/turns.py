@@ -7,12 +7,11 @@ from typing import Final, cast
 
 from quota.model import Policy
 from quota.policy import policy_queue
-from scheduler.fit import Fit, NoFit, fits_eligible, is_free_to_start, not_eligible
+from scheduler.fit import Fit, NoFit, fits_eligible, has_room, is_free_to_start, not_eligible
 from scheduler.index import Asked, Index
 from scheduler.lines import Line, Waits, Walk, shut_out
 from scheduler.model import PendingJob, ReasonCode, Snapshot
 from scheduler.order import Key
-from scheduler.place import Shape
 from scheduler.profile import Hold
 from scheduler.reserve import Search, earliest
 from scheduler.turn import Started, Turn
@@ -93,10 +92,10 @@ class Turns(Turn):
         left: dict[tuple[str, ...], int] = {}
 
         def is_passed(shape: Asked) -> bool:
-            flavors, gpus, _ = shape
+            flavors = shape.request.flavors
             if flavors not in left:
                 left[flavors] = self.entitled_left(line.queue, flavors)
-            return gpus > left[flavors]
+            return shape.request.gpus > left[flavors]
 
         line.pass_at_once(is_passed)
 
@@ -253,7 +252,7 @@ class Turns(Turn):
         if not self.is_full():
             return False
         if self._roomy.get(shape) != self.world.version and shape not in self._roomless:
-            if any(self.world.free.choose(Shape(flavor, *shape[1:])) for flavor in shape[0]):
+            if has_room(shape.request, self.world):
                 self._roomy[shape] = self.world.version
             else:
                 self._roomless.add(shape)

@@ -14,10 +14,10 @@ from scheduler.baselines import Stock
 from scheduler.changed import changes
 from scheduler.entries import Entries
 from scheduler.fit import NoFit
-from scheduler.index import Index, Kind
+from scheduler.index import Asked, Index, Kind
 from scheduler.interval import StartRecord, Told, coverage
 from scheduler.lines import Line, Waits, Walk, line_of
-from scheduler.model import Admit, JobId, Plan, ReasonCode, Wait
+from scheduler.model import Admit, JobId, Plan, ReasonCode, Request, Wait
 from scheduler.order import Aging, key_of
 from scheduler.place import Rooms, pick
 from scheduler.plan import make_plan, plan_digest
@@ -26,6 +26,8 @@ from scheduler.running import FEW, Ends
 from scheduler.simulate import Replayer
 from scheduler.simulate_cli import equal_shares
 from scheduler.traces import TraceJob
+
+ASKED = Asked(Request(1, 3_600, ("h200",)))
 
 
 @dataclass(frozen=True)
@@ -57,7 +59,7 @@ def test_changes_do_not_rely_on_the_order(before, after):
 def test_many_jobs_of_a_kind_are_sorted_in_and_earlier_lists_stay(build):
     jobs = [build.job(number, 1) for number in range(1, 40)]
     keyed = [(key_of(job, is_aged=False), job) for job in jobs]
-    kind = Kind(0, (("h200",), 1, None), can_age=False)
+    kind = Kind(0, ASKED, can_age=False)
     kind.add(keyed[20:])
     seen = kind.now.jobs
     kind.add(keyed[:3])
@@ -106,7 +108,7 @@ def line(build, *names):
     walks = []
     for number, ids in enumerate(names):
         jobs = [build.job(job_id, 1) for job_id in ids]
-        walks.append(Walk(number, [key_of(job, is_aged=False) for job in jobs], jobs))
+        walks.append(Walk(number, ASKED, [key_of(job, is_aged=False) for job in jobs], jobs))
     return Line("q", walks, {})
 
 
@@ -142,7 +144,7 @@ def test_who_sleeps_to_the_end_is_told(build):
 
 def test_who_holds_a_planned_start_stands_alone(build):
     jobs = [build.job(number, 1) for number in (1, 2, 3)]
-    kind = Kind(7, (("h200",), 1, None), can_age=True)
+    kind = Kind(7, ASKED, can_age=True)
     kind.add([(key_of(job, is_aged=False), job) for job in jobs])
     alike = {kind.now.shape: [kind.now]}
     walks = line_of("q", alike, {id(kind.now): [1]}).walks
