@@ -7,7 +7,7 @@ to "why is my job waiting" is its refusal.
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
-from typing import Final
+from typing import Final, cast
 
 import numpy as np
 
@@ -297,6 +297,16 @@ def _spot(job: PendingJob, profile: Profile, world: World, ask: Ask, shape: Shap
     demoted = world.shares_of(profile.flavor).demoted(ask.queue, ask.gpus, ask.start_ms, ask.end_ms)
     if demoted is not None:
         return _reserved(demoted)
+    # What is left does not depend on the queue but by what it may run past: like jobs of all queues share an answer.
+    owner = job.project_id if profile.windows else None
+    key = (world.version, shape, job.request.walltime_s, ask.past, owner)
+    if key not in world.spots:
+        world.spots[key] = _spot_beside(job, profile, world, ask, shape)
+    return cast("Picks | NoFit", world.spots[key])
+
+
+def _spot_beside(job: PendingJob, profile: Profile, world: World, ask: Ask, shape: Shape) -> Picks | NoFit:
+    """Nodes beside planned starts and windows, or the first of them that shuts the job out."""
     span = (ask.start_ms, ask.end_ms)
     everyone = frozenset(profile.holds)
     beside_all = profile.open(profile.throughout(*span, past=ask.past), *span, job.project_id)

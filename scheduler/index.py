@@ -23,17 +23,23 @@ from scheduler.world import Bounds
 
 Group = tuple[str, Request, UUID]
 """Queue, request and project: all that grants, quota and room look at."""
-Asked = Request
-"""A request but for its walltime: what refuses room to one refuses it to all alike."""
 FEW: Final = 8
 """Jobs that are put into their places, or taken out, one by one; more are sorted in, or out."""
 PLAIN: Final = (0, 0)
 """Begin of the place of a job that is neither expedited nor aged."""
 
 
-def asked(request: Request) -> Asked:
-    """What a request asks for, as far as room goes."""
-    return replace(request, walltime_s=0, memory_bytes_per_rank=None)
+@dataclass(frozen=True, slots=True, eq=False)
+class Asked:
+    """What requests ask of the nodes: what refuses room to one refuses it to all alike.
+
+    An index has one object for each, so that they are told apart by identity.
+
+    Args:
+        request: one of them.
+    """
+
+    request: Request
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,6 +113,7 @@ class Index:
         self._nominals: Mapping[str, int] = {}
         self._at_ms = 0
         self.running: Final = Running()
+        self._asked: Final[dict[Request, Asked]] = {}
         self._bounds: tuple[tuple[Node, ...], Mapping[str, int], Bounds] | None = None
         self._forget()
 
@@ -160,7 +167,10 @@ class Index:
         self._add(aged, aging)
         for queue, shape in self._changed:
             kinds = self._shapes[queue][shape].values()
-            self.alike.setdefault(queue, {})[shape] = [kind.now for kind in kinds]
+            alike = self.alike.setdefault(queue, {})
+            alike[shape] = [kind.now for kind in kinds]
+            if not kinds:
+                del alike[shape], self._shapes[queue][shape]
         self._changed.clear()
 
     def place(self, job_id: JobId) -> tuple[Kind, int]:
@@ -185,7 +195,7 @@ class Index:
             kind = kinds.get(name)
             if kind is None:
                 number = self._groups.setdefault(group, len(self._groups))
-                shape = asked(job.request)
+                shape = self._shape(job.request)
                 kind = kinds[name] = Kind(number, shape, can_age=aging.can_age(job, queue))
                 self._shapes.setdefault(queue, {}).setdefault(shape, {})[name] = kind
             self._changed.add((queue, kind.now.shape))
@@ -198,6 +208,10 @@ class Index:
                 heapq.heappush(self._young, (job.submitted_ms, job.id))
         for kind, new in found.values():
             kind.add(new)
+
+    def _shape(self, request: Request) -> Asked:
+        """What a request asks of the nodes: all but for how long."""
+        return self._asked.setdefault(replace(request, walltime_s=1), Asked(request))
 
     def _remove(self, jobs: Iterable[PendingJob]) -> None:
         found: dict[tuple[str, object], list[Key]] = {}

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from scheduler.fit import NoFit
-from scheduler.index import PLAIN, Alike, Asked, asked
+from scheduler.index import PLAIN, Alike, Asked
 from scheduler.model import JobId, PendingJob, ReasonCode
 from scheduler.order import Key
 from scheduler.profile import Hold
@@ -43,11 +43,13 @@ class Walk:
 
     Args:
         group: number of their queue, request and project.
+        shape: what they ask of the nodes.
         next: the job whose turn comes.
         passed: from here on they are not entitled; their turn comes after all entitled work.
     """
 
     group: int
+    shape: Asked
     keys: list[Key]
     jobs: list[PendingJob]
     next: int = 0
@@ -120,14 +122,14 @@ class Line:
             is_passed: whether jobs that ask for this are not entitled.
         """
         for walk in self.walks:
-            if walk.is_plain and is_passed(asked(walk.job.request)):
+            if walk.is_plain and is_passed(walk.shape):
                 walk.passed = 0
         for shape, kinds in self._rest.items():
             is_turn = not is_passed(shape)
             if is_turn or not all(kind.is_plain for kind in kinds):
                 passed = [] if is_turn else [kind for kind in kinds if kind.is_plain]
                 for kind in kinds if is_turn else [kind for kind in kinds if not kind.is_plain]:
-                    self.walks.append(Walk(kind.group, kind.keys, kind.jobs))
+                    self.walks.append(Walk(kind.group, kind.shape, kind.keys, kind.jobs))
                 self._rest[shape] = passed
 
     def walk_all(self) -> None:
@@ -139,7 +141,7 @@ class Line:
 
     def _walk_passed(self, kind: Alike) -> int:
         """A walk for a kind that was passed at once; its number."""
-        self.walks.append(Walk(kind.group, kind.keys, kind.jobs))
+        self.walks.append(Walk(kind.group, kind.shape, kind.keys, kind.jobs))
         self.walks[-1].passed = 0
         return len(self.walks) - 1
 
@@ -158,7 +160,7 @@ class Line:
         for number, walk in enumerate(self.walks):
             walk.next = walk.passed
             if walk.next < len(walk.jobs):
-                if walk.is_plain and not is_bound(walk) and is_shut_out(asked(walk.job.request)):
+                if walk.is_plain and not is_bound(walk) and is_shut_out(walk.shape):
                     self._sound_asleep.append((number, shut_out(walk.job)))
                 else:
                     found.append(number)
@@ -285,6 +287,6 @@ def _apart(kind: Alike, places: list[int]) -> Iterator[Walk]:
     """A walk for each of some jobs, and one for the others."""
     keys, jobs = kind.keys.copy(), kind.jobs.copy()
     for place in reversed(places):
-        yield Walk(kind.group, [keys.pop(place)], [jobs.pop(place)])
+        yield Walk(kind.group, kind.shape, [keys.pop(place)], [jobs.pop(place)])
     if jobs:
-        yield Walk(kind.group, keys, jobs)
+        yield Walk(kind.group, kind.shape, keys, jobs)

@@ -9,6 +9,7 @@ from bisect import bisect_left, bisect_right
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from functools import cached_property
+from heapq import merge
 from typing import Final, cast
 
 import numpy as np
@@ -22,7 +23,7 @@ from scheduler.profile import Hold, Profile, Run, with_back
 from scheduler.reclaim import by_loss, fewest_victims
 from scheduler.running import MS
 from scheduler.shares import Ask
-from scheduler.timeline import may_hold
+from scheduler.timeline import Table, may_hold
 from scheduler.world import World
 
 MAX_INSTANTS: Final = 1_000
@@ -68,17 +69,15 @@ class Search:
     def _instants(self, until_ms: int | None) -> list[int]:
         """Instants at which a start may become possible, ascending, now or the job's begin first."""
         now_ms = max(self.world.at_ms, self.job.begin_ms)
-        found = self.profile.instants(until_ms)
-        more = [now_ms]
+        more = {now_ms, *(self.world.at_ms + run.grace_ms for run in self._candidates)}
         if self.shares.tree.is_limited or len(self.world.profiles) > 1:
-            more += [hold.end_ms for hold in self.shares.holds.values()] + self.shares.ends()
-        if self._candidates:
-            more += {self.world.at_ms + run.grace_ms for run in self._candidates}
-        last_ms = now_ms if until_ms is None else until_ms
-        if until_ms is None:
-            last_ms = max(now_ms, *more)
-        found += [at_ms for at_ms in more if at_ms <= last_ms]
-        return [at_ms for at_ms in sorted(set(found)) if at_ms >= now_ms]
+            more.update(hold.end_ms for hold in self.shares.holds.values())
+            more.update(self.shares.ends())
+        found = self.profile.instants(until_ms)
+        found = found[bisect_left(found, now_ms) :]
+        more.difference_update(found)
+        later = sorted(at_ms for at_ms in more if now_ms <= at_ms and (until_ms is None or at_ms <= until_ms))
+        return list(merge(later, found)) if found and later and later[-1] > found[0] else later + found
 
     def _likely(self, instants: list[int]) -> Iterator[int]:
         """Instants at which there may be room; what the others lack, no class of the job would give it."""
@@ -105,8 +104,12 @@ class Search:
             last = bisect_left(instants, run.end_ms)
             for node, gpus in run.picks:
                 rooms[:last, node] += gpus
-        begins = {hold.start_ms for hold in self.profile.holds.values()}
-        for at_ms in begins:
+        may = self._may_hold(rooms)
+        places = may.nonzero()[0]
+        if not len(places):
+            return may  # most searches end here: there is no room even without a look at later planned starts
+        rooms, instants = rooms[places], [instants[place] for place in places.tolist()]
+        for at_ms in {hold.start_ms for hold in self.profile.holds.values()}:
             first = bisect_right(instants, at_ms - self.length_ms)
             last = bisect_left(instants, at_ms)
             if first < last and at_ms < timeline.until_ms:
@@ -114,6 +117,10 @@ class Search:
                 back += [run.picks for run in giving_way if run.end_ms > at_ms]
                 here = with_back(timeline.at(at_ms), back)
                 np.minimum(rooms[first:last], here, out=rooms[first:last])
+        may[places] = self._may_hold(rooms)
+        return may
+
+    def _may_hold(self, rooms: Table) -> NDArray[np.bool_]:
         return may_hold(rooms, self.profile.rooms.sizes, self.shape.gpus, self.shape.nodes)
 
     @property

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 from quota.policy import policy_queue
 from scheduler.lines import Line, Told, Waits
 from scheduler.model import JobId, PendingJob, ReasonCode
@@ -18,9 +16,10 @@ def second_turns(turns: Turns) -> None:
         starts = len(turns.starts)
         for line in turns.lines.values():
             _untell(turns, line)
+        alike: dict[int, tuple[int, Waits]] = {}
         for waits in list(turns.waits.values()):
             if waits.job.id in turns.waits and _is_freed(turns, waits):
-                _second_turn(turns, waits.job)
+                _second_turn(turns, waits.job, alike)
 
 
 def _untell(turns: Turns, line: Line) -> None:
@@ -35,15 +34,31 @@ def _untell(turns: Turns, line: Line) -> None:
                 kept.append(told)
         walk.told[:] = kept
     for _, job, waits in sorted(found, key=lambda entry: entry[0]):
-        turns.waits.setdefault(job.id, replace(waits, job=job))
+        if job.id not in turns.waits:
+            turns.wait_alike(job, waits)
 
 
-def _second_turn(turns: Turns, job: PendingJob) -> None:
-    """One more turn."""
+def _second_turn(turns: Turns, job: PendingJob, alike: dict[int, tuple[int, Waits]]) -> None:
+    """One more turn.
+
+    Args:
+        turns: the cycle's.
+        job: one that may fare better now.
+        alike: by group, in which world the last of its kind could only wait, and why: so do those behind it.
+    """
     line = turns.lines[policy_queue(turns.policy, job.queue)]
     if line.shield is not None and line.shield.id in turns.started:
         line.shield = None
+    is_bound = job.id in turns.world.held or turns.may_reserve(job)
+    is_bound = is_bound or line.shield is not None or turns.aging.is_aged(job, line.queue)
+    group = turns.group(job)
+    known = alike.get(group)
+    if known is not None and known[0] == turns.world.version and not is_bound:
+        turns.wait_alike(job, known[1])
+        return
     turns.take(job, line, is_entitled=turns.is_entitled(job))
+    if not is_bound and job.id in turns.waits:
+        alike[group] = (turns.world.version, turns.waits[job.id])
 
 
 def _is_freed(turns: Turns, waits: Waits) -> bool:

@@ -202,6 +202,8 @@ class Replayer:
         self._next_cycle_ms = None
         self._cycles += 1
         self._sample(at_ms)
+        if not self._pending and not self._reservations:
+            return  # nobody waits: a plan could neither start nor stop anybody
         plan = make_plan(self._snapshot(at_ms), self._policy, self._index)
         self._apply(plan)
         if plan.next_ms is not None:

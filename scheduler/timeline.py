@@ -43,6 +43,7 @@ class Timeline:
         """Instants from here on have no row."""
         instants = instants[: rows - 1]
         self._times: Final[list[int]] = [at_ms, *instants.tolist()]
+        self._as_array: Counts | None = None
         count = int(np.searchsorted(ends, self.until_ms, side="left"))
         cells = (np.searchsorted(instants, ends[:count]) + 1) * len(free) + nodes[:count]
         gained = np.bincount(cells, weights=gpus[:count], minlength=len(self._times) * len(free))
@@ -63,7 +64,9 @@ class Timeline:
 
     def of(self, instants: list[int]) -> Table:
         """What is free at each of some instants, as a copy."""
-        rows = np.searchsorted(np.array(self._times), np.array(instants), side="right") - 1
+        if self._as_array is None:
+            self._as_array = np.array(self._times)
+        rows = self._as_array.searchsorted(instants, side="right") - 1
         found: Table = self._table[rows]
         return found
 
@@ -91,6 +94,7 @@ class Timeline:
             if len(self._times) == len(self._table):
                 self._table = np.concatenate((self._table, np.zeros_like(self._table[:SPARE_ROWS])))
             self._times.insert(row, at_ms)
+            self._as_array = None
             self._table[row + 1 : len(self._times)] = self._table[row : len(self._times) - 1]
             self._table[row] = self._table[row - 1]
         return row

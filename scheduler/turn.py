@@ -177,9 +177,13 @@ class Turn:
             return None
         return shield
 
+    def group(self, job: PendingJob) -> int:
+        """Number of the job's queue, request and project."""
+        return self._index.group(job.id)
+
     def _fits(self, job: PendingJob) -> Fit | NoFit:
         """`fits` with its refusals remembered while nothing changes: a flood of like jobs costs one answer."""
-        key = self._index.group(job.id)
+        key = self.group(job)
         known = self._refused.get(key)
         if known is not None and known[0] == self.world.version:
             return known[1]
@@ -190,7 +194,7 @@ class Turn:
 
     def _take_back(self, job: PendingJob) -> Hold | None:
         """The start that is owed in place of borrowers; without victims where it comes by itself."""
-        key = self._index.group(job.id)
+        key = self.group(job)
         if self._unbought.get(key) == self.world.version:
             return None
         hold = reclaim(job, self.world)
@@ -269,3 +273,8 @@ class Turn:
         self.decided.add(job.id)
         is_free = refusal.reason not in ROOM_REASONS or has_room(job.request, self.world)
         self.waits[job.id] = Waits(job, refusal, is_entitled, shield, is_free=is_free)
+
+    def wait_alike(self, job: PendingJob, waits: Waits) -> None:
+        """The job waits for the same reason as one of its kind."""
+        self.decided.add(job.id)
+        self.waits[job.id] = replace(waits, job=job)

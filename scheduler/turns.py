@@ -92,9 +92,10 @@ class Turns(Turn):
         left: dict[tuple[str, ...], int] = {}
 
         def is_passed(shape: Asked) -> bool:
-            if shape.flavors not in left:
-                left[shape.flavors] = self.entitled_left(line.queue, shape.flavors)
-            return shape.gpus > left[shape.flavors]
+            flavors = shape.request.flavors
+            if flavors not in left:
+                left[flavors] = self.entitled_left(line.queue, flavors)
+            return shape.request.gpus > left[flavors]
 
         line.pass_at_once(is_passed)
 
@@ -253,7 +254,7 @@ class Turns(Turn):
         if not self.is_full():
             return False
         if self._roomy.get(shape) != self.world.version and shape not in self._roomless:
-            if has_room(shape, self.world):
+            if has_room(shape.request, self.world):
                 self._roomy[shape] = self.world.version
             else:
                 self._roomless.add(shape)

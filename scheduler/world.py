@@ -149,6 +149,8 @@ class World:
         self.free: Final = running.free()
         self.version = 0
         self._stamps = 0
+        self.spots: Final[dict[object, object]] = {}
+        """Answers of `fit` while the version is the same."""
         at_ms = snapshot.at_ms
         self.shares: Final = {
             pool: Shares(tree, at_ms, running.by_queue(pool, at_ms)) for pool, tree in bounds.trees.items()

@@ -14,16 +14,20 @@ from scheduler.baselines import Stock
 from scheduler.changed import changes
 from scheduler.entries import Entries
 from scheduler.fit import NoFit
-from scheduler.index import Index, Kind
+from scheduler.index import Asked, Index, Kind
 from scheduler.interval import REMEMBERED, Interval, StartRecord, Told, coverage
 from scheduler.lines import Line, Waits, Walk, line_of
-from scheduler.model import Admit, JobId, Plan, ReasonCode, Wait
+from scheduler.model import Admit, JobId, Plan, ReasonCode, Request, Wait
 from scheduler.order import Aging, key_of
 from scheduler.place import Rooms, pick
 from scheduler.plan import make_plan, plan_digest
+from scheduler.profile import OVERDUE_MS, Run
+from scheduler.running import FEW, Ends
 from scheduler.simulate import Replayer
 from scheduler.simulate_cli import equal_shares
 from scheduler.traces import TraceJob
+
+ASKED = Asked(Request(1, 3_600, ("h200",)))
 
 
 @dataclass(frozen=True)
@@ -55,7 +59,7 @@ def test_changes_do_not_rely_on_the_order(before, after):
 def test_many_jobs_of_a_kind_are_sorted_in_and_earlier_lists_stay(build):
     jobs = [build.job(number, 1) for number in range(1, 40)]
     keyed = [(key_of(job, is_aged=False), job) for job in jobs]
-    kind = Kind(0, (("h200",), 1, None), can_age=False)
+    kind = Kind(0, ASKED, can_age=False)
     kind.add(keyed[20:])
     seen = kind.now.jobs
     kind.add(keyed[:3])
@@ -104,7 +108,7 @@ def line(build, *names):
     walks = []
     for number, ids in enumerate(names):
         jobs = [build.job(job_id, 1) for job_id in ids]
-        walks.append(Walk(number, [key_of(job, is_aged=False) for job in jobs], jobs))
+        walks.append(Walk(number, ASKED, [key_of(job, is_aged=False) for job in jobs], jobs))
     return Line("q", walks, {})
 
 
@@ -140,7 +144,7 @@ def test_who_sleeps_to_the_end_is_told(build):
 
 def test_who_holds_a_planned_start_stands_alone(build):
     jobs = [build.job(number, 1) for number in (1, 2, 3)]
-    kind = Kind(7, (("h200",), 1, None), can_age=True)
+    kind = Kind(7, ASKED, can_age=True)
     kind.add([(key_of(job, is_aged=False), job) for job in jobs])
     alike = {kind.now.shape: [kind.now]}
     walks = line_of("q", alike, {id(kind.now): [1]}).walks
@@ -247,3 +251,41 @@ def test_a_long_queue_of_like_jobs_is_told_as_one_by_one(build):
     assert sorted(named) == list(range(1, 60))
     again = make_plan(snapshot, build.policy(), index)
     assert plan_digest(plan) == plan_digest(again)
+
+
+def test_runs_that_end_leave_no_end_behind_however_many():
+    """One by one or many at once: the ends are those of the runs that are left."""
+    runs = [
+        Run(f"{n}-1", JobId(n), "q", "h200", 1, ((n % 3, 1),), (0, n), end_ms=1_000 * n) for n in range(1, 40)
+    ]
+    for count in (1, 3, FEW, FEW + 1, 30):
+        ends = Ends()
+        ends.change((), runs)
+        gone = runs[5 : 5 + count]
+        ends.change([run.id for run in gone], ())
+        left = [run for run in runs if run not in gone]
+        rows = sorted(tuple(row) for row in ends.at(3_500).tolist())
+        late = [(max(run.end_ms, 3_500 + OVERDUE_MS) if run.end_ms <= 3_500 else run.end_ms) for run in left]
+        assert rows == sorted((end, *run.picks[0]) for end, run in zip(late, left, strict=True))
+
+
+def test_a_kind_that_nobody_is_of_any_more_is_forgotten(build):
+    policy, aging = build.policy(), Aging(build.now_ms, 3_600, {"q": 8})
+    index = Index()
+    index.follow(build.snapshot(pending=[build.job(1, 1), build.job(2, 4)]), policy, aging)
+    assert len(index.alike["q"]) == 2
+    index.follow(build.snapshot(pending=[build.job(2, 4)]), policy, aging)
+    (kinds,) = index.alike["q"].values()
+    assert [[job.id for job in kind.jobs] for kind in kinds] == [[2]]
+    assert index.group(JobId(2)) == kinds[0].group
+
+
+def test_nothing_changes_between_a_snapshot_and_itself():
+    items = (Item(1, 2),)
+    assert changes(items, items) == ([], [])
+
+
+def test_where_nobody_waits_a_plan_does_nothing(build):
+    """So the simulator makes none."""
+    plan = make_plan(build.snapshot(live=[build.live(9, "n0:0")]), build.policy())
+    assert (tuple(plan.entries), plan.next_ms) == ((), None)

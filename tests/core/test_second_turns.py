@@ -1,0 +1,49 @@
+"""Second turns: who gets one, and in which order."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+from scheduler.fit import NoFit
+from scheduler.index import Index
+from scheduler.lines import Waits
+from scheduler.model import JobId, ReasonCode
+from scheduler.second_turns import _untell
+from scheduler.turns import Turns
+
+
+@pytest.mark.parametrize("is_known", [False, True])
+def test_like_jobs_are_told_one_by_one_in_the_order_of_their_queue(build, is_known):
+    """Whichever kind was seen first, and so with an index that has seen others as without."""
+    pending = tuple(build.job(number, 1 + number % 2) for number in range(1, 7))
+    index = Index()
+    if is_known:
+        Turns(build.snapshot(pending=[pending[1]]), build.policy(), index)
+    turns = Turns(build.snapshot(pending=pending), build.policy(), index)
+    (line,) = turns.lines.values()
+    line.walk_all()
+    gone = NoFit(ReasonCode.RESERVED_FOR, {"job": 99, "start_ms": 5})
+    for walk in line.walks:
+        walk.tell(len(walk.jobs), Waits(walk.job, gone))
+    _untell(turns, line)
+    assert list(turns.waits) == [JobId(number) for number in range(1, 7)]
+    assert [waits.job.id for waits in turns.waits.values()] == list(range(1, 7))
+    assert all(walk.told == [] for walk in line.walks)
+
+
+def test_what_is_not_freed_stays_told(build):
+    turns = Turns(build.snapshot(pending=[build.job(1, 1), build.job(2, 1)]), build.policy())
+    (line,) = turns.lines.values()
+    line.walk_all()
+    (walk,) = line.walks
+    refusal = NoFit(ReasonCode.NO_CAPACITY)
+    shield = replace(walk.job, id=JobId(9))
+    walk.tell(1, Waits(walk.job, refusal))
+    walk.tell(2, Waits(walk.job, refusal, shield=shield))
+    _untell(turns, line)
+    assert (len(walk.told), turns.waits) == (2, {})
+    turns.started.add(shield.id)
+    _untell(turns, line)
+    assert (len(walk.told), list(turns.waits)) == (1, [JobId(2)])
