@@ -7,11 +7,10 @@ Source: Slurm's DefCpuPerGPU and DefMemPerGPU (slurm.conf) for the share of a jo
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Final, Protocol
 
 import numpy as np
-from numpy.typing import NDArray
 
 from scheduler.model import AttemptId, JobId
 from scheduler.profile import Hold, Run
@@ -36,50 +35,59 @@ class Asks(Protocol):
 
 
 class Beside:
-    """What is left of CPUs and memory beside some runs and planned starts.
+    """What is left of CPUs and memory beside some runs and planned starts; working state of one cycle.
 
     Args:
         site: the nodes.
-        runs: what holds GPUs.
-        holds: planned starts.
+        runs: what holds GPUs; of one that ends at another time make another of these.
+        holds: planned starts as they stand, now and later.
     """
 
-    def __init__(self, site: Site, runs: Iterable[Run], holds: Iterable[Hold]) -> None:
+    def __init__(self, site: Site, runs: Iterable[Run], holds: Mapping[JobId, Hold]) -> None:
         self._site: Final = site
-        self._holds: Final = tuple(holds)
-        kept = [(run, node, gpus) for run in runs for node, gpus in run.picks]
-        self._ids: Final = [run.id for run, _, _ in kept]
-        self._ends: Final[Counts] = np.array([run.end_ms for run, _, _ in kept], dtype=np.int64)
-        self._nodes: Final[NDArray[np.intp]] = np.array([node for _, node, _ in kept], dtype=np.intp)
-        taken = [_taken(site, run, node, gpus) for run, node, gpus in kept]
-        self._taken: Final[Counts] = np.array(taken, dtype=np.int64).reshape(-1, 2)
+        self._holds: Final = holds
+        self._ids: Final[list[AttemptId]] = []
+        self._rows: Final[list[tuple[int, int, int, int]]] = []
+        self._table: Counts | None = None
+        for run in runs:
+            self.start(run)
+
+    def start(self, run: Run) -> None:
+        """It holds its CPUs and memory from now on."""
+        self._table = None
+        for node, gpus in run.picks:
+            self._ids.append(run.id)
+            self._rows.append((run.end_ms, node, *_taken(self._site, run, node, gpus)))
 
     def _left(self, begin_ms: int, past: Collection[JobId], gone: Collection[AttemptId]) -> Amounts:
         """What is left at an instant beside what runs then, but `gone`, and planned starts, but `past`."""
-        runs = self._ends > begin_ms
+        if self._table is None:
+            self._table = np.array(self._rows, dtype=np.int64).reshape(-1, 4)
+        runs = self._table[:, 0] > begin_ms
         if gone:
             runs &= np.array([run_id not in gone for run_id in self._ids], dtype=bool)
-        left = []
-        for kind, amount in enumerate(self._site.amounts):
-            here = amount.copy()
-            np.subtract.at(here, self._nodes[runs], self._taken[runs, kind])
-            left.append(here)
-        for hold in self._holds:
+        nodes, count = self._table[runs, 1], len(self._site.names)
+        cpus, memory = (
+            amount - np.bincount(nodes, weights=self._table[runs, kind], minlength=count).astype(np.int64)
+            for kind, amount in enumerate(self._site.amounts, 2)
+        )
+        for hold in self._holds.values():
             if hold.start_ms <= begin_ms < hold.end_ms and hold.job_id not in past:
                 for node, gpus in hold.picks:
-                    for here, taken in zip(left, _taken(self._site, hold, node, gpus), strict=True):
-                        here[node] -= taken
-        return left[0], left[1]
+                    of_cpus, of_memory = _taken(self._site, hold, node, gpus)
+                    cpus[node] -= of_cpus
+                    memory[node] -= of_memory
+        return cpus, memory
 
     def now(self, at_ms: int, gone: Collection[AttemptId] = ()) -> Amounts:
         """What is left now beside the runs alone, if some of them were gone."""
-        return self._left(at_ms, [hold.job_id for hold in self._holds], gone)
+        return self._left(at_ms, self._holds, gone)
 
     def throughout(
         self, start_ms: int, end_ms: int, past: Collection[JobId], gone: Collection[AttemptId]
     ) -> Amounts:
         """The least that is left from start to end, as `Profile.throughout` of GPUs. O((holds + 1) x runs)."""
-        begins = {hold.start_ms for hold in self._holds if start_ms < hold.start_ms < end_ms}
+        begins = {hold.start_ms for hold in self._holds.values() if start_ms < hold.start_ms < end_ms}
         cpus, memory = self._left(start_ms, past, gone)
         for at_ms in begins:
             more = self._left(at_ms, past, gone)
@@ -90,7 +98,7 @@ class Beside:
         """Whether every planned start has its CPUs and memory beside what runs and the others."""
         return all(
             left[node] >= 0
-            for hold in self._holds
+            for hold in self._holds.values()
             for left in self._left(hold.start_ms, (), ())
             for node, _ in hold.picks
         )
@@ -98,11 +106,9 @@ class Beside:
 
 def _taken(site: Site, asks: Asks, node: int, gpus: int) -> tuple[int, int]:
     """CPUs and bytes of memory that so many GPUs of a node take along."""
-    cpus, memory = (int(share[node]) for share in site.shares)
-    if asks.cpus_per_gpu is not None:
-        cpus = asks.cpus_per_gpu
-    if asks.memory_bytes_per_gpu is not None:
-        memory = asks.memory_bytes_per_gpu
+    cpus, memory = asks.cpus_per_gpu, asks.memory_bytes_per_gpu
+    cpus = int(site.shares[0][node]) if cpus is None else cpus
+    memory = int(site.shares[1][node]) if memory is None else memory
     return gpus * cpus, gpus * memory
 
 

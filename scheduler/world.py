@@ -218,6 +218,8 @@ class World:
             memory_bytes_per_gpu=job.request.memory_bytes_per_gpu,
         )
         self._tighten(run)
+        if fit.flavor in self._beside:
+            self._beside[fit.flavor].start(run)
         self.profiles[fit.flavor].start(run)
         self.shares_of(fit.flavor).start(run)
         self._claimed_s[fit.grant_id] = self.claimed_s(fit.grant_id) + fit.claim_s
@@ -226,7 +228,6 @@ class World:
 
     def _stamp(self) -> None:
         """The world is another one from now on. A version never comes back for another world."""
-        self._beside.clear()
         self._stamps += 1
         self.version = self._stamps
 
@@ -237,6 +238,7 @@ class World:
     def hold(self, hold: Hold) -> None:
         """A planned start stands from now on, and its victims end when it begins."""
         self._tighten(hold)
+        self._forget_beside(hold)
         profile = self.profiles[hold.flavor]
         shares = self.shares_of(hold.flavor)
         profile.hold(hold)
@@ -250,6 +252,7 @@ class World:
         """A planned start stands no more, and its victims run on; None when there was none."""
         hold = self.held.pop(job_id, None)
         if hold is not None:
+            self._forget_beside(hold)
             profile, shares = self.profiles[hold.flavor], self.shares_of(hold.flavor)
             profile.release(job_id)
             shares.release(hold)
@@ -266,6 +269,11 @@ class World:
         if site.is_over(held.cpus_per_gpu, held.memory_bytes_per_gpu):
             self._tight.add(held.flavor)
 
+    def _forget_beside(self, hold: Hold) -> None:
+        """Its victims end at another time from now on."""
+        if hold.victims:
+            self._beside.pop(hold.flavor, None)
+
     def _beside_of(self, shape: Shape) -> Beside | None:
         """CPUs and memory beside the GPUs that the shape asks for; None where free GPUs have theirs."""
         flavor, terms = shape.flavor, shape.terms
@@ -277,7 +285,7 @@ class World:
             return None
         if flavor not in self._beside:
             profile = self.profiles[flavor]
-            self._beside[flavor] = Beside(site, profile.runs.values(), profile.holds.values())
+            self._beside[flavor] = Beside(site, profile.runs.values(), profile.holds)
         return self._beside[flavor]
 
     def with_beside(self, room: Counts, shape: Shape, ask: Ask, freed: Iterable[Run]) -> Counts:
