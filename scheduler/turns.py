@@ -351,12 +351,27 @@ class Turns:
         starts = -1
         while len(self.starts) > starts:
             starts = len(self.starts)
+            self._drop_void()
             for line in self.lines.values():
                 for walk in line.walks:
                     self._untell(walk)
             for waits in list(self.waits.values()):
                 if waits.job.id in self.waits and self._is_freed(waits):
                     self._second_turn(waits.job)
+
+    def _drop_void(self) -> None:
+        """Planned starts of jobs that others' starts left without budget or a place in their array stand no more.
+
+        But for those that attempts were given notice for in an earlier cycle.
+        """
+        for hold in self.world.holds():
+            if hold.is_reclaim and hold.job_id not in self.reclaims:
+                continue
+            refusal = not_eligible(self.jobs[hold.job_id], self.world)
+            if refusal is not None:
+                self.world.release(hold.job_id)
+                self.holders.discard(hold.job_id)
+                self._wait(self.jobs[hold.job_id], refusal)
 
     def _untell(self, walk: Walk) -> None:
         """Jobs that were told the same, and that a second turn may help, are told one by one from here on."""
