@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from quota.policy import policy_queue
+from scheduler.fit import not_eligible
 from scheduler.lines import Line, Told, Waits
 from scheduler.model import JobId, PendingJob, ReasonCode
 from scheduler.order import Key
@@ -14,12 +15,28 @@ def second_turns(turns: Turns) -> None:
     starts = -1
     while len(turns.starts) > starts:
         starts = len(turns.starts)
+        _drop_void(turns)
         for line in turns.lines.values():
             _untell(turns, line)
         alike: dict[int, tuple[int, Waits]] = {}
         for waits in list(turns.waits.values()):
             if waits.job.id in turns.waits and _is_freed(turns, waits):
                 _second_turn(turns, waits.job, alike)
+
+
+def _drop_void(turns: Turns) -> None:
+    """Planned starts of jobs that others' starts left without budget or a place in their array stand no more.
+
+    But for those that attempts were given notice for in an earlier cycle.
+    """
+    for hold in turns.world.holds():
+        if hold.is_reclaim and hold.job_id not in turns.reclaims:
+            continue
+        refusal = not_eligible(turns.jobs[hold.job_id], turns.world)
+        if refusal is not None:
+            turns.world.release(hold.job_id)
+            turns.holders.discard(hold.job_id)
+            turns.wait(turns.jobs[hold.job_id], refusal)
 
 
 def _untell(turns: Turns, line: Line) -> None:

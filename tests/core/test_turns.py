@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from dataclasses import replace
 from pathlib import Path
+from uuid import UUID
 
 import pytest
 
@@ -108,6 +109,25 @@ def test_an_advance_reservation_is_for_its_projects(build):
     nodes = build.nodes(8, 8)
     (start,) = kinds(make_plan(build.snapshot(nodes, [job], windows=(other,)), build.policy()), Admit)
     assert start.slots[0].node == "n0"
+
+
+def test_a_planned_start_that_lost_its_budget_keeps_nobody_out(build):
+    """A start of this cycle took what was left of the project's grant: the room that was kept for the other is free."""
+    other = UUID(int=2)
+    grants = [build.grant(1, remaining_s=10_000), build.grant(2, project=other)]
+    live = [build.live(9, "n0:0 n0:1 n0:2 n0:3", project_id=other, wall_s=1_860)]
+    jobs = [
+        build.job(1, 8, wall_s=1_000, age_s=90),
+        build.job(2, 2, wall_s=1_500, age_s=80),
+        build.job(3, 2, wall_s=90_000, age_s=70, project_id=other),
+    ]
+    start_ms, planned_ms = build.now_ms + 1_800_000, build.now_ms - 1
+    kept = Reservation(JobId(1), start_ms, (("n0", 8),), "h200", ShareClass.ENTITLED, planned_ms)
+    snapshot = build.snapshot(pending=jobs, live=live, grants=grants, reservations=(kept,))
+    plan = make_plan(snapshot, build.policy())
+    assert [entry.job_id for entry in kinds(plan, Admit)] == [2, 3]
+    assert kinds(plan, Reserve) == []
+    assert reasons(plan)[1][0] is ReasonCode.BUDGET_EXHAUSTED
 
 
 def test_the_first_planned_start_that_shuts_a_job_out_is_named(build):
