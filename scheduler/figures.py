@@ -16,9 +16,10 @@ from sqlalchemy.orm import Session
 from quota.cohort import QuotaUse, nominals
 from quota.model import ROOT, Policy
 from quota.policy import policy_queue
+from quota.tree import WHOLE, pool_of
 from scheduler.model import JobState, NodeState
 from scheduler.snapshot import LIVE, load_inventory, load_nodes
-from scheduler.tables import AllocationRow, JobRow, NodeRow
+from scheduler.tables import AllocationRow, AttemptRow, JobRow, NodeRow
 from tenants.tables import OrganisationRow, ProjectRow
 
 MIN_ORGANISATIONS: Final = 3
@@ -68,7 +69,7 @@ class ClusterView:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class QueueUse:
-    """A node of the quota tree: nominal GPUs, GPUs held and jobs below it; `path` "" is the whole."""
+    """A node of the quota tree: nominal and held GPUs, both whole ones, and jobs below it; `path` "" is the whole."""
 
     path: str
     is_queue: bool
@@ -159,23 +160,38 @@ def cluster(session: Session) -> ClusterView:
 
 
 def capacity_gpus(session: Session, at: datetime) -> int:
-    """GPUs in service, of every flavor."""
-    return sum(load_inventory(session, at).capacity.values())
+    """Whole GPUs in service, of every flavor; slices of GPUs are counted each flavor by itself."""
+    capacity = load_inventory(session, at).capacity
+    return sum(gpus for flavor, gpus in capacity.items() if pool_of(flavor) == WHOLE)
+
+
+def _held_by_queue(session: Session, policy: Policy) -> list[tuple[str, int]]:
+    """Whole GPUs that each queue's attempts hold."""
+    held = session.execute(
+        select(JobRow.queue, NodeRow.flavor, func.count())
+        .select_from(AllocationRow)
+        .join(AttemptRow, AttemptRow.id == AllocationRow.attempt_id)
+        .join(JobRow, JobRow.id == AttemptRow.job_id)
+        .join(NodeRow, NodeRow.name == AllocationRow.node)
+        .where(AllocationRow.released_at.is_(None))
+        .group_by(JobRow.queue, NodeRow.flavor)
+    )
+    return [(policy_queue(policy, queue), gpus) for queue, flavor, gpus in held if pool_of(flavor) == WHOLE]
 
 
 def queue_use(session: Session, policy: Policy, at: datetime) -> list[QueueUse]:
-    """Every node of the quota tree with its nominal and its use, ROOT first, by path."""
+    """Every node of the quota tree with its nominal and its use in whole GPUs, ROOT first, by path."""
     counts = [
-        (policy_queue(policy, queue), state, jobs, gpus)
-        for queue, state, jobs, gpus in session.execute(
-            select(JobRow.queue, JobRow.state, func.count(), func.sum(JobRow.gpus))
+        (policy_queue(policy, queue), state, jobs)
+        for queue, state, jobs in session.execute(
+            select(JobRow.queue, JobRow.state, func.count())
             .where(JobRow.state.in_([JobState.PENDING.value, *LIVE]))
             .group_by(JobRow.queue, JobRow.state)
         )
     ]
-    used = QuotaUse.of((queue, int(gpus)) for queue, state, _, gpus in counts if state in LIVE)
-    running = QuotaUse.of((queue, jobs) for queue, state, jobs, _ in counts if state in LIVE)
-    pending = QuotaUse.of((queue, jobs) for queue, state, jobs, _ in counts if state not in LIVE)
+    used = QuotaUse.of(_held_by_queue(session, policy))
+    running = QuotaUse.of((queue, jobs) for queue, state, jobs in counts if state in LIVE)
+    pending = QuotaUse.of((queue, jobs) for queue, state, jobs in counts if state not in LIVE)
     parents = {node.parent for node in policy.tree}
     found = nominals(policy, capacity_gpus(session, at))
     return [

@@ -277,7 +277,9 @@ def _lacks(request: Request, flavor: str, world: World) -> dict[str, int | str]:
     anywhere = world.bounds.shape(anywhere_of(request), flavor)
     level, rooms = request.topology_required, world.free.of_flavor(flavor)
     if level is not None and world.choose(anywhere) is not None:
-        return {"lacks": "topology", "level": level, "largest": rooms.largest(request.node_labels, level)}
+        is_whole = request.gpus > rooms.sizes.biggest
+        most = rooms.most(request.node_labels, level, request.nodes, is_whole=is_whole)
+        return {"lacks": "topology", "level": level, "largest": most}
     left = world.left_now(shape)
     if left is None or rooms.pick(rooms.free, anywhere) is None:
         return {}

@@ -226,19 +226,26 @@ class Rooms:
         """GPUs that are free on nodes with these labels."""
         return self.total if not labels else sum(self.site.parts(labels, None).totals(self.free).tolist())
 
-    def largest(self, labels: Labels, level: str) -> int:
-        """GPUs that are free in the domain of a level where most are, on nodes with these labels."""
-        return int(self.site.parts(labels, level).totals(self.free).max(initial=0))
+    def most(self, labels: Labels, level: str | None, nodes: int | None, *, is_whole: bool = False) -> int:
+        """The most GPUs that one job could get now in one domain of a level.
 
-    def most(self, labels: Labels, level: str | None, nodes: int | None) -> int:
-        """The most GPUs that one job could get now on `nodes` nodes (None = on any) in one domain of a level."""
+        Args:
+            labels: that its nodes have.
+            level: None = on any nodes.
+            nodes: exactly so many, with as many GPUs of each; None = may span the fewest.
+            is_whole: it is larger than a node, and takes entirely free ones and a remainder.
+        """
         found = 0
         for part in self.site.parts(labels, level).all:
             here = np.sort(self.free[part.positions])[::-1]
-            if nodes is None:
+            if nodes is not None:
+                found = max(found, int(here[nodes - 1]) * nodes if len(here) >= nodes else 0)
+            elif is_whole:
+                left = self.free[part.positions]
+                is_free = left == part.sizes.counts
+                found = max(found, int(left[is_free].sum() + left[~is_free].max(initial=0)))
+            else:
                 found = max(found, int(here.sum()))
-            elif len(here) >= nodes:
-                found = max(found, int(here[nodes - 1]) * nodes)
         return found
 
 

@@ -155,7 +155,7 @@ def test_the_reason_names_the_level_that_refuses_and_the_largest_room_in_one_dom
         found = planned(build, build.snapshot(nodes, [wants], live), tree=tree)[1]
         assert found.reason == reason
         assert dict(found.numbers) == {
-            "free": 25, "gpus": 14, "flavor": "h200", "lacks": "topology", "level": RACK, "largest": 13
+            "free": 25, "gpus": 14, "flavor": "h200", "lacks": "topology", "level": RACK, "largest": 10
         }  # fmt: skip
     live.append(build.live(9, "n1:0 n3:0"))
     live.append(build.live(10, "n1:1 n3:1"))
@@ -164,6 +164,19 @@ def test_the_reason_names_the_level_that_refuses_and_the_largest_room_in_one_dom
         ReasonCode.FRAGMENTED,
         False,
     )  # nowhere such two nodes
+
+
+def test_the_largest_room_for_a_gang_is_of_whole_nodes(build):
+    """A rack with two whole nodes would do; the most is one whole node and seven GPUs of another."""
+    nodes = racks(build, "a/r1", "a/r1", "a/r1", "b/r2", "b/r2")
+    live = [
+        build.live(7, "n0:0 n0:1 n0:2 n0:3 n0:4 n0:5 n1:0 n1:1 n1:2 n1:3 n1:4 n1:5"),
+        build.live(8, "n4:0"),
+    ]
+    wants = asking(build, 16, topology_required=RACK)
+    found = planned(build, build.snapshot(nodes, [wants], live), tree={"q": {"nominal": 0}})[1]
+    assert (found.reason, found.numbers.get("lacks")) == (ReasonCode.FRAGMENTED, "topology")
+    assert found.numbers["largest"] == 15
 
 
 def test_a_preferred_level_gives_way_upwards_and_then_to_any_nodes(build):
@@ -290,7 +303,7 @@ def test_a_level_is_kept_exactly_when_one_domain_holds_the_job(build, rooms, gpu
         assert choice == view.choose(Shape("h200", gpus, nodes))
     else:
         assert choice is None
-    assert view.of_flavor("h200").largest((), RACK) == max(alone[rack].free("h200") for rack in "xyz")
+    assert view.of_flavor("h200").most((), RACK, None) == max(alone[rack].free("h200") for rack in "xyz")
     assert np.array_equal(view.copy().of_flavor("h200").free, view.of_flavor("h200").free)
 
 

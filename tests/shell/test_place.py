@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from datetime import date, timedelta
 
 import pytest
 
 from quota import service as quota
+from quota.model import Ground, GroundKind
 from scheduler import jobs, nodes, submission
+from scheduler.agent.inventory import GpuInventory
 from scheduler.model import JobState, Placement, ReasonCode, Request
 from store import clock, journal
 from store.engine import snapshot, transaction
@@ -15,13 +18,17 @@ from store.engine import snapshot, transaction
 RACK, BLOCK = "kezek.kz/rack", "kezek.kz/block"
 GIB = 2**30
 FLAVOR = "h200"
+MIG = "a100-mig-1g.10gb"
 POLICY = {
     "policy": {
         "version": "test-2",
         "effective_from": "2026-01-02",
         "grounds": [{"kind": "order", "body": "authorised body", "number": "2", "date": "2025-12-26"}],
         "topology": [BLOCK, RACK],
-        "tree": {"science": {"nominal": "100%"}, "business": {"nominal": 0}},
+        "tree": {
+            "science": {"nominal": "100%", "slices": {MIG: {"nominal": "50%", "borrowing_limit": 0}}},
+            "business": {"nominal": 0},
+        },
         "routes": [{"queue": "science"}],
     }
 }
@@ -164,3 +171,31 @@ def test_jobs_of_older_records_fold_as_plain_ones(racks):
     }  # fmt: skip
     old = {name: value for name, value in record.data["job"].items() if name not in added}
     assert request_of(JOB_DEFAULTS | old) == request_of(record.data["job"]) == Request(2, 600, (FLAVOR,))
+
+
+def test_slices_have_a_quota_of_their_own_beside_whole_gpus(racks):
+    """n3 is cut into four slices; half of them are the queue's, and its whole GPUs are those of the other nodes."""
+    describe(racks, "n3", gpus=GpuInventory.simulate("n3", 4, MIG).gpus)
+    ground = Ground(GroundKind.ORDER, "authorised body", "8", date(2026, 1, 5))
+    at = clock.now()
+    with transaction(racks.engine) as session:
+        asked = quota.Award(
+            project_id=racks.project.id,
+            flavor=MIG,
+            granted_s=1_000_000,
+            starts_at=at - timedelta(days=1),
+            ends_at=at + timedelta(days=30),
+            grounds=(ground,),
+        )
+        quota.award(session, asked, at=at, actor="system")
+    sliced = [racks.submit(request=Request(1, 600, (MIG,))) for _ in range(3)]
+    whole = submit(racks, 12)
+    racks.turn()
+    assert [racks.state(job).value for job in sliced] == ["RUNNING", "RUNNING", "PENDING"]
+    view = racks.view(sliced[2])
+    assert (view.reason, dict(view.reason_numbers)["nominal"]) == (ReasonCode.QUEUE_LIMIT, 2)
+    assert nodes_of(racks, whole) == ["n0", "n1", "n2"]
+    with snapshot(racks.engine) as session:
+        use = {found.path: found for found in jobs.queue_use(session, quota.policy_in_force(session, at), at)}
+    assert (use["science"].nominal, use["science"].used_gpus, use["science"].running) == (12, 12, 3)
+    racks.check()
