@@ -21,6 +21,7 @@ from dataclasses import dataclass, field, replace
 from datetime import date, timedelta
 from pathlib import Path
 from typing import Any
+from urllib.parse import parse_qs, urlsplit
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
@@ -194,6 +195,24 @@ def database() -> Iterator[str]:
             yield server.url
         finally:
             server.stop()
+
+
+def postgres_cpu_s(url: str) -> float:
+    """CPU seconds of the database's processes so far; those that ended are counted in their parent's."""
+    folder = parse_qs(urlsplit(url).query)["host"][0]
+    lock = next(Path(folder).glob(".s.PGSQL.*.lock"))
+    server = int(lock.read_text().split()[0])
+    ticks = 0
+    for path in Path("/proc").glob("[0-9]*/stat"):
+        try:
+            fields = path.read_text().rpartition(")")[2].split()
+        except OSError:  # it has just ended
+            continue
+        if server in {int(path.parent.name), int(fields[1])}:
+            ticks += sum(map(int, fields[11:13])) + (
+                sum(map(int, fields[13:15])) if int(path.parent.name) == server else 0
+            )
+    return ticks / os.sysconf("SC_CLK_TCK")
 
 
 def about(seed: int) -> dict[str, object]:

@@ -24,6 +24,7 @@ from scheduler.fold import FoldedState
 from scheduler.index import Index
 from scheduler.known import Known
 from scheduler.model import AttemptId, JobState, Snapshot
+from scheduler.replay import Visibility
 from scheduler.rows import attempt_fields, job_fields
 from scheduler.snapshot import LIVE, load, load_acts, load_nodes, load_windows
 from scheduler.tables import AttemptRow, JobRow, UsageRow
@@ -44,11 +45,13 @@ _UNFINISHED: Final = (JobState.PENDING.value, *LIVE)
 
 _SINCE: Final = text("""
 WITH now AS MATERIALIZED (SELECT pg_current_snapshot() AS seen)
-SELECT now.seen::text AS version, journal.id, journal.kind, journal.subject, journal.data
+SELECT now.seen::text AS version, pg_current_xact_id_if_assigned()::text AS own,
+  journal.id, journal.kind, journal.subject, journal.data
 FROM now LEFT JOIN journal
   ON journal.xid >= pg_snapshot_xmin(CAST(:before AS pg_snapshot))
  AND NOT pg_visible_in_snapshot(journal.xid, CAST(:before AS pg_snapshot))
  AND pg_visible_in_snapshot(journal.xid, now.seen)
+ AND journal.xid IS DISTINCT FROM pg_current_xact_id_if_assigned()
  AND journal.kind <> 'cycle.planned'
 ORDER BY journal.id LIMIT :most
 """)
@@ -143,7 +146,7 @@ class Warm:
             _logger.exception("a record does not follow those before it")
             self.forget("a record could not be taken")
             return
-        kept.version = rows[0].version
+        kept.version = _without_own(rows[0].version, rows[0].own)
 
     def differences(self, session: Session, at: datetime, policy: Policy) -> tuple[str, ...]:
         """Parts of the kept snapshot that are not what the tables say; the session sees one instant."""
@@ -168,6 +171,19 @@ def tell_differences(session: Session, parts: Sequence[str], *, at: datetime, ac
     _logger.error("the kept snapshot differs from the tables in %s; it is read anew", ", ".join(parts))
     data: dict[str, object] = {"parts": list(parts)}
     journal.append(session, DIFFERED, "lease:scheduler", actor=actor, at=at, data=data)
+
+
+def _without_own(version: str, own: str | None) -> str:
+    """The snapshot's text with the reader's own transaction among the running ones.
+
+    PostgreSQL leaves it out of the list, so that once a younger one has ended it would count as seen; but what it
+    writes after this has not been taken.
+    """
+    seen = Visibility.parse(version)
+    if own is None or int(own) >= seen.xmax:
+        return version
+    running = ",".join(map(str, sorted(seen.running | {int(own)})))
+    return f"{min(seen.xmin, int(own))}:{seen.xmax}:{running}"
 
 
 def _snapshot(session: Session, kept: _Kept, at: datetime, policy: Policy) -> Snapshot:

@@ -298,7 +298,7 @@ class FakeExecutor:
         if unknown:
             raise RefusedError(node, AgentCode.GPU_UNKNOWN, f"GPU {unknown[0]} is not of this node")
         held = {u: name for name, (gpus, _) in n.prepared.items() for u in gpus}
-        held |= {u: name for name, run in n.runs.items() if _status(run).is_alive for u in _gpus(run.lease)}
+        held |= {u: name for name, run in n.runs.items() if _is_alive(run) for u in _gpus(run.lease)}
         busy = [u for u in gpu_uuids if held.get(u, attempt_id) != attempt_id]
         if busy:
             raise RefusedError(node, AgentCode.GPU_BUSY, f"GPU {busy[0]} is held by {held[busy[0]]}")
@@ -341,6 +341,10 @@ class FakeExecutor:
 
 def _gpus(lease: Lease) -> tuple[str, ...]:
     return tuple(uuid for rank in lease.ranks for uuid in rank.gpu_uuids)
+
+
+def _is_alive(run: _Run) -> bool:
+    return len(run.exits) < len(run.lease.ranks)
 
 
 def _status(run: _Run) -> AttemptStatus:

@@ -12,9 +12,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from quota.tree import Use, tree_of
+from scheduler.entries import waits_of
 from scheduler.model import Admit, Expire, JobId, JobState, LiveAttempt, NodeState, ReasonCode, Reserve, Wait
 from scheduler.order import RULES, Aging, deciding_rule, in_order
-from scheduler.plan import EXPIRE_SLACK_S, make_plan, plan_digest, plan_to_json
+from scheduler.plan import EXPIRE_SLACK_S, effects_digest, make_plan, plan_digest, plan_to_json
 
 DAY_S = 86_400
 
@@ -201,6 +202,21 @@ def test_a_plan_as_json_and_its_digest(build):
     assert json.loads(json.dumps(plan_to_json(plan))) == plan_to_json(plan)
     assert plan_digest(plan) != plan_digest(replace(plan, version="v2"))
     assert len(plan_digest(plan)) == 64
+
+
+def test_reasons_of_some_jobs_are_those_of_the_whole_plan_and_the_digest_names_them(build):
+    pending = [build.job(number, 8) for number in range(1, 6)]
+    whole, part = plan_of(build, pending=pending), plan_of(build, pending=pending)
+    wanted = frozenset({JobId(2), JobId(4), JobId(99)})
+    reasons = tuple(entry for entry in whole.entries if isinstance(entry, Wait) and entry.job_id in wanted)
+    assert [wait.job_id for wait in reasons] == [2, 4]
+    assert waits_of(part, wanted) == reasons  # before the others were worked out
+    assert waits_of(whole, wanted) == reasons  # and after
+    assert waits_of(replace(whole, entries=tuple(whole.entries)), wanted) == reasons
+    digests = {effects_digest(whole, jobs) for jobs in ((), (2,), (2, 4))}
+    assert len(digests) == 3
+    assert effects_digest(part, [JobId(4), JobId(2)]) == effects_digest(whole, [JobId(2), JobId(4)])
+    assert effects_digest(whole, ()) == plan_digest(replace(whole, entries=whole.effects))
 
 
 TREE = {

@@ -6,6 +6,7 @@ from dataclasses import replace
 from datetime import timedelta
 
 import pytest
+from sqlalchemy import text
 
 from quota import service as quota
 from scheduler import acts, jobs, warm
@@ -18,7 +19,7 @@ from scheduler.snapshot import load
 from scheduler.submission import Dependency
 from scheduler.tables import JobRow
 from scheduler.warm import Warm
-from store import clock, journal
+from store import clock, journal, lease
 from store.engine import snapshot, transaction
 from store.tables import JournalRow
 from tenants.model import ProjectStatus
@@ -54,6 +55,29 @@ def test_a_transaction_that_commits_late_is_taken_when_it_becomes_visible(world)
     world.turn()
     assert {world.state(job) for job in (late.id, other)} == {JobState.RUNNING}
     world.check()
+
+
+def test_what_a_transaction_writes_after_it_caught_up_is_taken_though_a_younger_one_ended(world):
+    kept = Warm()
+    assert differences(world, kept) == ()
+    asked = jobs.Submission(
+        project=world.project,
+        user_id=world.principal.user_id,
+        name="own",
+        command=("true",),
+        request=Request(1, 600, ("h200",)),
+    )
+    with transaction(world.engine) as session:
+        lease.fence(session, world.leader.held)
+        own = int(session.scalar(text("SELECT pg_current_xact_id()::text")))
+        with transaction(world.engine) as younger:
+            journal.append(younger, "token.issued", "token:1", actor="system", at=clock.now(), data={})
+            assert int(younger.scalar(text("SELECT pg_current_xact_id()::text"))) > own
+        policy = quota.policy_in_force(session, clock.now())
+        kept.catch_up(session, clock.now(), policy)
+        jobs.submit(session, asked, policy=policy, at=clock.now())
+    assert differences(world, kept) == ()
+    assert kept.rebuilds == 1
 
 
 def test_what_waits_runs_ends_and_is_set_above_it_is_followed_without_reading_the_tables(world):
