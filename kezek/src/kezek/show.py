@@ -27,6 +27,7 @@ _STYLE_OF_FAILURE = "red"
 JOB_HEADS = ("id", "name", "project", "queue", "state", "gpus", "submitted", "reason")
 ACT_HEADS = ("id", "kind", "about", "ends", "grounds")
 WINDOW_HEADS = ("id", "kind", "nodes", "begins", "ends", "repeats", "grounds")
+SERVICE_HEADS = ("node", "state", "begins", "grounds")
 OUTPUT_HEADS = ("rank", "path", "size", "digest")
 NODE_HEADS = ("node", "flavor", "state", "total", "busy", "free", "down")
 GRANT_HEADS = ("project", "flavor", "granted", "used", "pending", "remaining", "period")
@@ -181,6 +182,23 @@ def window_rows(windows: Iterable[Fields], messages: Messages) -> list[Sequence[
         )
         for window in windows
     ]
+
+
+def service_rows(nodes: Iterable[Fields], messages: Messages) -> list[Sequence[Cell]]:
+    """Nodes as the rows of `SERVICE_HEADS`."""
+    found: list[Sequence[Cell]] = []
+    for node in nodes:
+        drained_at = node.optional_instant("drained_at")
+        since = "" if drained_at is None else messages.instant(drained_at)
+        found.append(
+            (
+                node.text("name"),
+                messages.named("node", node.text("state")),
+                since,
+                node.optional_text("reason") or "",
+            )
+        )
+    return found
 
 
 def _repeats(found: Fields | None, messages: Messages) -> str:
