@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from kezek import show
+from kezek import show_planning
 from kezek.context import JobNumber, Output, connect, terminal
 from kezek.errors import UsageFaultError
 from kezek.fields import Fields
@@ -32,7 +32,7 @@ def why(job_id: JobNumber, *, output: Output = Format.TABLE) -> None:
     if screen.is_json:
         screen.json(found.raw)
     else:
-        screen.record(show.why_pairs(found, screen.messages))
+        screen.record(show_planning.why_pairs(found, screen.messages))
 
 
 def hold(job_id: JobNumber, *, output: Output = Format.TABLE) -> None:
@@ -64,7 +64,7 @@ def list_acts(*, output: Output = Format.TABLE) -> None:
     if screen.is_json:
         screen.json([one.raw for one in found])
     else:
-        screen.table(show.ACT_HEADS, show.act_rows(found, screen.messages))
+        screen.table(show_planning.ACT_HEADS, show_planning.act_rows(found, screen.messages))
 
 
 @acts.command("set")
@@ -94,7 +94,7 @@ def set_act(
     if screen.is_json:
         screen.json(found.raw)
     else:
-        screen.table(show.ACT_HEADS, show.act_rows([found], screen.messages))
+        screen.table(show_planning.ACT_HEADS, show_planning.act_rows([found], screen.messages))
 
 
 @acts.command("end")
@@ -118,7 +118,7 @@ def list_windows(*, output: Output = Format.TABLE) -> None:
     if screen.is_json:
         screen.json([one.raw for one in found])
     else:
-        screen.table(show.WINDOW_HEADS, show.window_rows(found, screen.messages))
+        screen.table(show_planning.WINDOW_HEADS, show_planning.window_rows(found, screen.messages))
 
 
 @windows.command("add")
@@ -158,7 +158,7 @@ def add_window(  # noqa: PLR0913 - every argument is an option of the command li
     if screen.is_json:
         screen.json(found.raw)
     else:
-        screen.table(show.WINDOW_HEADS, show.window_rows([found], screen.messages))
+        screen.table(show_planning.WINDOW_HEADS, show_planning.window_rows([found], screen.messages))
 
 
 @windows.command("remove")
@@ -182,7 +182,7 @@ def list_nodes(*, output: Output = Format.TABLE) -> None:
     if screen.is_json:
         screen.json([one.raw for one in found])
     else:
-        screen.table(show.SERVICE_HEADS, show.service_rows(found, screen.messages))
+        screen.table(show_planning.SERVICE_HEADS, show_planning.service_rows(found, screen.messages))
 
 
 @nodes.command("drain")
@@ -205,4 +205,4 @@ def _tell_service(screen: Terminal, found: Fields) -> None:
     if screen.is_json:
         screen.json(found.raw)
     else:
-        screen.table(show.SERVICE_HEADS, show.service_rows([found], screen.messages))
+        screen.table(show_planning.SERVICE_HEADS, show_planning.service_rows([found], screen.messages))
