@@ -36,6 +36,7 @@ from scheduler.acts import ActNotFoundError, ActRefusedError
 from scheduler.dispatch.executor import ExecutorError, RefusedError
 from scheduler.dispatch.limits import MAX_BUNDLE_BYTES
 from scheduler.jobs import BundleRefusedError, JobNotFoundError, JobRefusedError, JobStateError
+from scheduler.nodes import NodeNotFoundError
 from tenants import errors as tenants
 from tenants.identifiers import IdentifierError
 
@@ -329,7 +330,16 @@ _TRANSLATIONS: Final[tuple[tuple[tuple[type[Exception], ...], _Convert], ...]] =
         (products.SectorFixedError, products.JobUnlinkedError, InitiativeTakenError),
         _fixed(ErrorCode.CONFLICT),
     ),
-    ((tenants.NotFoundError, JobNotFoundError, ActNotFoundError, products.ProductNotFoundError), _not_found),
+    (
+        (
+            tenants.NotFoundError,
+            JobNotFoundError,
+            ActNotFoundError,
+            NodeNotFoundError,
+            products.ProductNotFoundError,
+        ),
+        _not_found,
+    ),
     ((products.JobNotLinkedError, InitiativeNotFoundError), _fixed(ErrorCode.NOT_FOUND)),
     ((products.NoSuchFileError,), _fixed(ErrorCode.OUTPUT_NOT_FOUND)),
     ((products.DigestMismatchError,), _fixed(ErrorCode.DIGEST_MISMATCH)),

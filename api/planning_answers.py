@@ -230,6 +230,12 @@ _WINDOW: Final = {
     "reason": "Firmware of the switch.",
     "repeats": _REPEATS,
 }
+_DRAINED: Final = {
+    "name": "n0",
+    "state": "DRAINED",
+    "reason": "A fan is broken.",
+    "drained_at": "2026-03-02T09:00:00Z",
+}
 _QUEUE: Final = {
     "path": "science/universities",
     "nominal_before": 8,
@@ -275,6 +281,9 @@ PLANNING: Final = {
         "changes": [_CHANGE],
     },
     "ExpectedStartOut": _EXPECTED,
+    "DrainIn": {"reason": "A fan is broken."},
+    "NodeServiceOut": _DRAINED,
+    "NodeServicesOut": {"items": [_DRAINED]},
     "PlannedStartOut": _PLANNED,
     "PreviewOut": {"version": "2026-2", "queues": [_QUEUE], "preempting": ["17-1"], "admitted": [18]},
     "QueueChangeOut": _QUEUE,

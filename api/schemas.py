@@ -309,6 +309,12 @@ class ActIn(Body):
     expires_at: InstantIn
 
 
+class DrainIn(Body):
+    """Why a node is taken out of service."""
+
+    reason: Annotated[Reason, StringConstraints(pattern=r"\S")]
+
+
 class RepeatsIn(Body):
     """How a window recurs: every `interval` days or weeks at the same time of day in `zone`, until an instant."""
 

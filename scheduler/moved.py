@@ -19,6 +19,7 @@ from scheduler.model import (
     PendingJob,
     ReasonCode,
     Reservation,
+    ShareClass,
     Snapshot,
 )
 from scheduler.profile import Hold
@@ -77,7 +78,25 @@ def _cause(kept: Reservation, turns: Turns, alone: Turns) -> MoveCause:
         return MoveCause.AGED
     if job.id in alone.started or (hold is not None and hold.start_ms <= kept.start_ms):
         return _of_others(kept, turns)
-    return _of_world(kept, job, turns.snapshot)
+    found = _of_world(kept, job, turns.snapshot)
+    is_taken = found is MoveCause.REPLANNED and _is_taken(kept, turns)
+    return MoveCause.ENTITLED_WORK if is_taken else found
+
+
+def _is_taken(kept: Reservation, turns: Turns) -> bool:
+    """Whether entitled work that held a planned start itself stands on the place now."""
+    nodes = {node for node, _ in kept.place}
+    taken = [
+        {slot.node for slot in start.fit.slots}
+        for start in turns.starts
+        if start.fit.share_class is ShareClass.ENTITLED
+    ]
+    for hold in turns.world.holds():
+        is_then = hold.start_ms <= kept.start_ms < hold.end_ms
+        if is_then and hold.share_class is ShareClass.ENTITLED and hold.job_id != kept.job_id:
+            named = turns.world.free.of_flavor(hold.flavor).named(hold.picks)
+            taken.append({node for node, _ in named})
+    return any(nodes & others for others in taken)
 
 
 def _of_others(kept: Reservation, turns: Turns) -> MoveCause:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
-from typing import cast
+from typing import Final, cast
 
 from sqlalchemy import select, update
 from sqlalchemy.orm import Session
@@ -24,6 +26,43 @@ class NodeRefusedError(ValueError):
     def __init__(self, node: str, why: str) -> None:
         super().__init__(f"node {node}: {why}")
         self.node = node
+
+
+class NodeNotFoundError(LookupError):
+    """There is no such node."""
+
+    code: Final = "NODE_NOT_FOUND"
+
+
+@dataclass(frozen=True, slots=True)
+class NodeService:
+    """Whether a node takes work, and of one that was drained since when and why."""
+
+    name: str
+    state: NodeState
+    reason: str | None
+    drained_at: datetime | None
+
+
+def in_service(session: Session) -> list[NodeService]:
+    """Every node, by name. O(nodes)."""
+    return [_service(row) for row in session.scalars(select(NodeRow).order_by(NodeRow.name))]
+
+
+def service_of(session: Session, node: str) -> NodeService:
+    """Whether one node takes work.
+
+    Raises:
+        NodeNotFoundError: there is no such node.
+    """
+    row = session.get(NodeRow, node)
+    if row is None:
+        raise NodeNotFoundError(f"there is no node {node}; list the nodes to find its name")
+    return _service(row)
+
+
+def _service(row: NodeRow) -> NodeService:
+    return NodeService(row.name, NodeState(row.state), row.drain_reason, row.drained_at)
 
 
 class AgentsFile:
@@ -149,8 +188,10 @@ def mark_down(session: Session, node: str, *, at: datetime, actor: str) -> bool:
     return True
 
 
-def drain(session: Session, node: str, *, at: datetime, actor: str) -> bool:
+def drain(session: Session, node: str, *, at: datetime, actor: str, reason: str | None = None) -> bool:
     """Take a node out of service by an operator's act: it gets no new work and leaves the capacity.
+
+    The reason's text stands beside the node while it is drained; the journal has its SHA-256.
 
     Returns:
         Whether there is such a node in service.
@@ -158,8 +199,9 @@ def drain(session: Session, node: str, *, at: datetime, actor: str) -> bool:
     row = session.scalars(select(NodeRow).where(NodeRow.name == node).with_for_update()).one_or_none()
     if row is None or row.state == NodeState.DRAINED.value:
         return False
-    row.state = NodeState.DRAINED.value
-    journal.append(session, "node.drained", f"node:{node}", actor=actor, at=at, data={})
+    row.state, row.drained_at, row.drain_reason = NodeState.DRAINED.value, at, reason
+    data = {} if reason is None else {"reason_digest": hashlib.sha256(reason.encode()).hexdigest()}
+    journal.append(session, "node.drained", f"node:{node}", actor=actor, at=at, data=data)
     wake(session)
     return True
 
@@ -169,7 +211,7 @@ def resume(session: Session, node: str, *, at: datetime, actor: str) -> bool:
     row = session.scalars(select(NodeRow).where(NodeRow.name == node).with_for_update()).one_or_none()
     if row is None or row.state != NodeState.DRAINED.value:
         return False
-    row.state = NodeState.UP.value
+    row.state, row.drained_at, row.drain_reason = NodeState.UP.value, None, None
     journal.append(session, "node.resumed", f"node:{node}", actor=actor, at=at, data={})
     wake(session)
     return True

@@ -38,6 +38,8 @@ class NodeRow(Base):
     memory_bytes: Mapped[int] = mapped_column(BigInteger)
     labels: Mapped[dict[str, str]] = mapped_column(JSONB)
     isolation: Mapped[list[str]] = mapped_column(JSONB)
+    drained_at: Mapped[datetime | None] = mapped_column(type_instant)
+    drain_reason: Mapped[str | None] = mapped_column(Text)
     registered_at: Mapped[datetime] = mapped_column(type_instant)
     last_seen_at: Mapped[datetime] = mapped_column(type_instant)
 

@@ -95,6 +95,9 @@ ROUTES: dict[str, tuple[str, str, Any, frozenset[str], int, int]] = {
     ),
     "awardGrant": ("POST", "/v1/grants", GRANT, frozenset({"operator"}), 403, 403),
     "enactPolicy": ("POST", "/v1/policies", NEXT_POLICY, frozenset({"operator"}), 403, 403),
+    "listNodes": ("GET", "/v1/nodes", None, OVERSEERS | {"operator"}, 403, 403),
+    "drainNode": ("POST", "/v1/nodes/n1/drain", {"reason": "a fan"}, frozenset({"operator"}), 403, 403),
+    "resumeNode": ("POST", "/v1/nodes/n1/resume", None, frozenset({"operator"}), 403, 403),
     "createUser": ("POST", "/v1/users", {"name": "somebody"}, frozenset({"operator"}), 403, 403),
     "listJobNotices": ("GET", "/v1/jobs/{job}/notices", None, MEMBERS | OVERSEERS | {"operator"}, 0, 404),
     "listNotices": (

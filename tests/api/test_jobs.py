@@ -383,6 +383,7 @@ def test_a_policy_comes_as_yaml_too_and_twice_is_fine(world: World) -> None:
         "policy:\n  version: '2026.3'\n  effective_from: 2026-08-01\n"
         "  grounds: [{kind: order, body: b, number: n, date: 2026-07-01}]\n"
         "  tree: {universities: {nominal: 100%}}\n  routes: [{category: university, queue: universities}]\n"
+        "  moves: {startups: universities}\n"
     )
     for _ in range(2):
         answer = world.call(

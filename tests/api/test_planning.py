@@ -5,6 +5,9 @@ from __future__ import annotations
 from datetime import timedelta
 from typing import Any
 
+from sqlalchemy import select
+
+from store.tables import JournalRow
 from tests.api.conftest import AT, POLICY, World
 
 TOMORROW = (AT + timedelta(days=1)).isoformat()
@@ -171,3 +174,35 @@ def test_a_window_recurs_until_its_end(world: World) -> None:
     found = world.ok("uni-researcher", "GET", f"/v1/jobs/{long}/explanation")
     assert found["reason"]["code"] == "MAINTENANCE"
     assert found["changes"] == [{"what": "walltime_s", "old": 7_200, "new": 3_600, "is_now": True}]
+
+
+def test_a_node_is_drained_with_a_reason_and_put_back_by_operators_only(world: World) -> None:
+    why = {"reason": "a fan is broken"}
+    assert world.call("uni-manager", "POST", "/v1/nodes/n0/drain", json=why).status_code == 403
+    assert world.call("uni-manager", "POST", "/v1/nodes/n0/resume").status_code == 403
+    assert world.call("uni-manager", "GET", "/v1/nodes").status_code == 403
+    assert world.call("operator", "POST", "/v1/nodes/n9/drain", json=why).status_code == 404
+    assert world.call("operator", "POST", "/v1/nodes/n9/resume").status_code == 404
+    assert world.call("operator", "POST", "/v1/nodes/n0/drain", json={"reason": " "}).status_code == 422
+    drained = world.ok("operator", "POST", "/v1/nodes/n0/drain", why)
+    assert drained == {
+        "name": "n0",
+        "state": "DRAINED",
+        "reason": "a fan is broken",
+        "drained_at": AT.isoformat().replace("+00:00", "Z"),
+    }
+    again = world.ok("operator", "POST", "/v1/nodes/n0/drain", {"reason": "again"})
+    assert again == drained
+    assert world.ok("operator", "GET", "/v1/nodes")["items"][0] == drained
+    assert world.job(gpus=16).json()["code"] == "NEVER_FITS"  # it has left the capacity
+    resumed = world.ok("operator", "POST", "/v1/nodes/n0/resume")
+    assert resumed == {"name": "n0", "state": "UP", "reason": None, "drained_at": None}
+    assert world.ok("operator", "POST", "/v1/nodes/n0/resume") == resumed
+    with world.engine.connect() as connection:
+        rows = connection.execute(
+            select(JournalRow.kind, JournalRow.data)
+            .where(JournalRow.subject == "node:n0")
+            .order_by(JournalRow.id)
+        ).all()
+    told = [(row.kind, set(row.data)) for row in rows if row.kind != "node.registered"]
+    assert told == [("node.drained", {"reason_digest"}), ("node.resumed", set())]

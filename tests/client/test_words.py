@@ -27,7 +27,7 @@ import kezek
 from api import i18n
 from api.errors import ErrorCode
 from api.schemas import JobIn
-from kezek import ApiError, ConfigError, NetworkError, UsageFaultError, show
+from kezek import ApiError, ConfigError, NetworkError, UsageFaultError, show, show_planning
 from metrics.idle import Exemption
 from metrics.idle import Step as IdleStep
 from products.chain import Break
@@ -547,7 +547,7 @@ def test_an_explanation_is_told_field_by_field(language: str) -> None:
             {"what": "patience", "old": 1, "new": 2, "is_now": True},
         ],
     }
-    pairs = show.why_pairs(Fields(whole, "explanation"), messages)
+    pairs = show_planning.why_pairs(Fields(whole, "explanation"), messages)
     heads = [head for head, _ in pairs]
     assert heads == [
         "id", "reason", "ahead", "ahead", "planned", "expected",
@@ -560,4 +560,4 @@ def test_an_explanation_is_told_field_by_field(language: str) -> None:
     assert told["change"] == "patience: 1 → 2"
     assert {f"head.{head}" for head in heads} <= set(catalogue(language))
     unlearned = whole | {"expected": expected | {"is_learned": False, "stated_percent": None}}
-    assert "%" not in dict(show.why_pairs(Fields(unlearned, "explanation"), messages))["expected"]
+    assert "%" not in dict(show_planning.why_pairs(Fields(unlearned, "explanation"), messages))["expected"]

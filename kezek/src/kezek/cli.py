@@ -60,6 +60,7 @@ app.command()(telemetry_commands.idle)
 app.command()(telemetry_commands.use)
 app.add_typer(planning_commands.acts, name="acts")
 app.add_typer(planning_commands.windows, name="windows")
+app.add_typer(planning_commands.nodes, name="nodes")
 app.add_typer(product_commands.products, name="product")
 app.add_typer(product_commands.products, name="products", hidden=True)  # as it was called at first
 app.add_typer(product_commands.initiatives, name="initiative")

@@ -155,6 +155,20 @@ class Client:
         """Set nodes apart: `kind`, `nodes`, `projects`, `from_at`, `to_at`, `reason`."""
         return self._transport.json(Call.post("/v1/windows", asked))
 
+    def nodes(self) -> list[Fields]:
+        """Which nodes take work, and why others do not; for those who oversee the platform."""
+        return list(self._transport.json(Call.get("/v1/nodes")).objects("items"))
+
+    def drain(self, node: str, reason: str) -> Fields:
+        """Take a node out of service; again is fine."""
+        path = f"/v1/nodes/{quote(node, safe='')}/drain"
+        return self._transport.json(Call.post(path, {"reason": reason}))
+
+    def resume(self, node: str) -> Fields:
+        """Put a drained node back into service; again is fine."""
+        path = f"/v1/nodes/{quote(node, safe='')}/resume"
+        return self._transport.json(Call("POST", path, is_idempotent=True))
+
     def remove_window(self, number: int) -> Fields:
         """Take a window back."""
         return self._transport.json(Call("POST", f"/v1/windows/{number}/remove"))

@@ -7,17 +7,20 @@ from typing import Annotated
 
 import typer
 
-from kezek import show
+from kezek import show_planning
 from kezek.context import JobNumber, Output, connect, terminal
 from kezek.errors import UsageFaultError
+from kezek.fields import Fields
 from kezek.planning import parse_every, parse_instant
-from kezek.terminal import Format
+from kezek.terminal import Format, Terminal
 from kezek.units import parse_duration_s
 
 acts = typer.Typer(no_args_is_help=True, help="What operators set above the machine: pause, expedite, pin.")
 windows = typer.Typer(no_args_is_help=True, help="Nodes set apart for a time: maintenance, reservations.")
+nodes = typer.Typer(no_args_is_help=True, help="Nodes taken out of service and put back.")
 
 Number = Annotated[int, typer.Argument(min=1, metavar="NUMBER", help="Number in the list.")]
+NodeName = Annotated[str, typer.Argument(metavar="NODE", help="Name of the node.")]
 Reason = Annotated[str, typer.Option("--reason", help="Why; the journal keeps its digest.")]
 
 
@@ -29,7 +32,7 @@ def why(job_id: JobNumber, *, output: Output = Format.TABLE) -> None:
     if screen.is_json:
         screen.json(found.raw)
     else:
-        screen.record(show.why_pairs(found, screen.messages))
+        screen.record(show_planning.why_pairs(found, screen.messages))
 
 
 def hold(job_id: JobNumber, *, output: Output = Format.TABLE) -> None:
@@ -61,7 +64,7 @@ def list_acts(*, output: Output = Format.TABLE) -> None:
     if screen.is_json:
         screen.json([one.raw for one in found])
     else:
-        screen.table(show.ACT_HEADS, show.act_rows(found, screen.messages))
+        screen.table(show_planning.ACT_HEADS, show_planning.act_rows(found, screen.messages))
 
 
 @acts.command("set")
@@ -91,7 +94,7 @@ def set_act(
     if screen.is_json:
         screen.json(found.raw)
     else:
-        screen.table(show.ACT_HEADS, show.act_rows([found], screen.messages))
+        screen.table(show_planning.ACT_HEADS, show_planning.act_rows([found], screen.messages))
 
 
 @acts.command("end")
@@ -115,7 +118,7 @@ def list_windows(*, output: Output = Format.TABLE) -> None:
     if screen.is_json:
         screen.json([one.raw for one in found])
     else:
-        screen.table(show.WINDOW_HEADS, show.window_rows(found, screen.messages))
+        screen.table(show_planning.WINDOW_HEADS, show_planning.window_rows(found, screen.messages))
 
 
 @windows.command("add")
@@ -155,7 +158,7 @@ def add_window(  # noqa: PLR0913 - every argument is an option of the command li
     if screen.is_json:
         screen.json(found.raw)
     else:
-        screen.table(show.WINDOW_HEADS, show.window_rows([found], screen.messages))
+        screen.table(show_planning.WINDOW_HEADS, show_planning.window_rows([found], screen.messages))
 
 
 @windows.command("remove")
@@ -168,3 +171,38 @@ def remove_window(number: Number, *, output: Output = Format.TABLE) -> None:
         screen.json(found.raw)
     else:
         screen.line(screen.messages.say("planning.ended", number=number))
+
+
+@nodes.command("list")
+def list_nodes(*, output: Output = Format.TABLE) -> None:
+    """List which nodes take work, and why others do not; for those who oversee the platform."""
+    screen = terminal(output)
+    with connect() as client:
+        found = client.nodes()
+    if screen.is_json:
+        screen.json([one.raw for one in found])
+    else:
+        screen.table(show_planning.SERVICE_HEADS, show_planning.service_rows(found, screen.messages))
+
+
+@nodes.command("drain")
+def drain_node(node: NodeName, *, reason: Reason, output: Output = Format.TABLE) -> None:
+    """Take a node out of service: no new work starts on it, what runs goes on; operators only."""
+    screen = terminal(output)
+    with connect() as client:
+        _tell_service(screen, client.drain(node, reason))
+
+
+@nodes.command("resume")
+def resume_node(node: NodeName, *, output: Output = Format.TABLE) -> None:
+    """Put a drained node back into service; operators only."""
+    screen = terminal(output)
+    with connect() as client:
+        _tell_service(screen, client.resume(node))
+
+
+def _tell_service(screen: Terminal, found: Fields) -> None:
+    if screen.is_json:
+        screen.json(found.raw)
+    else:
+        screen.table(show_planning.SERVICE_HEADS, show_planning.service_rows([found], screen.messages))
