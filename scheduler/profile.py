@@ -7,6 +7,7 @@ free at its begin and at every planned start within it.
 from __future__ import annotations
 
 from bisect import bisect_right
+from collections import Counter
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Final
@@ -105,9 +106,13 @@ class Profile:
         self.runs: Final = dict(runs)
         self.holds: Final[dict[JobId, Hold]] = {}
         self.windows: Final = tuple(windows)
+        self.begins: Final[Counter[int]] = Counter()
+        """How many planned starts come at an instant: many that are made room for at once begin together."""
+        self._finishes: Final[Counter[int]] = Counter()
         self._spared: Final[dict[JobId, list[Run]]] = {}
         self._masks: Final = [np.array([name in window.nodes for name in rooms.names]) for window in windows]
         self._slack: Final[dict[int, Counts]] = {}
+        self._without: tuple[Collection[AttemptId], Counts] | None = None
         self._timeline: Timeline | None = None
         self._ends: tuple[Counts, Counts, Counts] | None = None
         self._rows: Counts | None = None
@@ -121,7 +126,7 @@ class Profile:
     def start(self, run: Run) -> None:
         """A job starts now; its GPUs were taken from the rooms already."""
         self.runs[run.id] = run
-        self._ends = None
+        self._ends = self._without = None
         self._more_rows.extend((run.end_ms, node, gpus) for node, gpus in run.picks)
         if self._instants is not None:
             _insert(self._instants, run.end_ms)
@@ -144,20 +149,31 @@ class Profile:
     def release(self, job_id: JobId) -> None:
         """A planned start stands no more, and its victims run on."""
         hold = self.holds.pop(job_id)
-        self.runs.update({run.id: run for run in self._spared.pop(job_id, ())})
         self._change(hold, 1)
+        self.runs.update({run.id: run for run in self._spared.pop(job_id, ())})
+
+    def _spared_for(self, hold: Hold) -> list[Run]:
+        """The victims that would run longer, as they would without the planned start."""
+        return [run for run in self._spared[hold.job_id] if run.end_ms > hold.start_ms]
 
     def _change(self, hold: Hold, sign: int) -> None:
-        """What is remembered follows a planned start that came or went."""
+        """What is remembered follows a planned start that came (sign -1) or went, and the ends of its victims."""
+        for counts, at_ms in ((self.begins, hold.start_ms), (self._finishes, hold.end_ms)):
+            counts[at_ms] -= sign
+            if not counts[at_ms]:
+                del counts[at_ms]
+        spans = [(hold.picks, hold.start_ms, hold.end_ms, sign)]
         if hold.victims:
-            self._rows = self._ends = self._instants = self._timeline = None
-            self._slack.clear()
-            return
-        if self._timeline is not None:
-            self._timeline.add(hold.picks, hold.start_ms, hold.end_ms, sign)
-        for at_ms, slack in self._slack.items():
-            if hold.start_ms <= at_ms < hold.end_ms:
-                _add(slack, hold.picks, sign)
+            self._rows = self._ends = None
+            spans += [(run.picks, hold.start_ms, run.end_ms, -sign) for run in self._spared_for(hold)]
+            if self._instants is not None:
+                _insert(self._instants, hold.start_ms)  # one that is no end any more frees nothing
+        for picks, begin_ms, end_ms, change in spans:
+            if self._timeline is not None:
+                self._timeline.add(picks, begin_ms, end_ms, change)
+            for at_ms, slack in self._slack.items():
+                if begin_ms <= at_ms < end_ms:
+                    _add(slack, picks, change)
 
     def is_sound(self) -> bool:
         """Whether every planned start has its GPUs beside what runs and the others."""
@@ -172,7 +188,7 @@ class Profile:
             self._instants = ends[np.searchsorted(ends, self.at_ms, side="right") :].tolist()
         last = len(self._instants) if until_ms is None else bisect_right(self._instants, until_ms)
         found = self._instants[:last]
-        planned = [hold.end_ms for hold in self.holds.values()] + [window.to_ms for window in self.windows]
+        planned = [*self._finishes, *(window.to_ms for window in self.windows)]
         for end_ms in planned:
             if self.at_ms < end_ms and (until_ms is None or end_ms <= until_ms):
                 _insert(found, end_ms)
@@ -235,7 +251,7 @@ class Profile:
             freed: what runs and is stopped by the begin of the span.
         """
         spare = [self.holds[job_id] for job_id in past if job_id in self.holds]
-        begins = {hold.start_ms for hold in self.holds.values() if start_ms < hold.start_ms < end_ms}
+        begins = [at_ms for at_ms in self.begins if start_ms < at_ms < end_ms]
         instants = [start_ms, *begins]
         if not spare and not freed and max(instants) < self.timeline.until_ms:
             return self.timeline.least(instants)
@@ -251,10 +267,11 @@ class Profile:
         return with_back(self.slack(at_ms), back)
 
     def without(self, borrowed: Collection[AttemptId]) -> Counts:
-        """What would be free now if these runs were gone."""
-        return self.with_freed(
-            self.rooms.free, [self.runs[run_id] for run_id in borrowed if run_id in self.runs]
-        )
+        """What would be free now if these runs were gone; must not be written to."""
+        if self._without is None or self._without[0] is not borrowed:
+            runs = [self.runs[run_id] for run_id in borrowed if run_id in self.runs]
+            self._without = (borrowed, self.with_freed(self.rooms.free, runs))
+        return self._without[1]
 
     def with_freed(self, room: Counts, freed: Iterable[Run]) -> Counts:
         """The room and what these runs hold; a new array."""

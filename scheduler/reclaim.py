@@ -21,10 +21,10 @@ def fewest_victims(
 ) -> tuple[Run, ...] | None:
     """Victims of whom none can be spared, or None when all the candidates together are not enough.
 
-    The shortest run of candidates from the first on that is enough, by halving; then fill-back: from the most
-    lost work to the least, each that can be spared is, until no single one can be.
-    Source: Kueue's classical preemption (greedy, then fill back in reverse). O(n) calls of `is_enough`, each
-    victim once more per round.
+    The shortest run of candidates from the first on that is enough, by doubling and halving; then fill-back: from
+    the most lost work to the least, each that can be spared is, until no single one can be.
+    Source: Kueue's classical preemption (greedy, then fill back in reverse). O(log victims) calls of `is_enough`,
+    and one for each victim per round.
 
     Args:
         candidates: first to give way first.
@@ -33,7 +33,11 @@ def fewest_victims(
     """
     if not is_enough(candidates):
         return None
-    low, high = 0, len(candidates)
+    if is_enough(()):
+        return ()
+    low, high = 0, 1
+    while high < len(candidates) and not is_enough(candidates[:high]):
+        low, high = high + 1, min(2 * high, len(candidates))
     while low < high:
         middle = (low + high) // 2
         low, high = (low, middle) if is_enough(candidates[:middle]) else (middle + 1, high)

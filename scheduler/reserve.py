@@ -20,7 +20,7 @@ from scheduler.fit import must_be_entitled
 from scheduler.model import JobId, PendingJob, ShareClass
 from scheduler.place import Counts, Picks
 from scheduler.profile import Hold, Profile, Run, with_back
-from scheduler.reclaim import by_loss, fewest_victims
+from scheduler.reclaim import fewest_victims
 from scheduler.running import MS
 from scheduler.shares import Ask
 from scheduler.timeline import Table, may_hold
@@ -60,7 +60,7 @@ class Search:
         if len(instants) > MAX_INSTANTS:
             first = bisect_left(instants, 1, key=lambda at_ms: int(self._may_have_room(at_ms)))
             instants = instants[first : first + MAX_INSTANTS]
-        for at_ms in self._likely(instants):
+        for at_ms in self._likely(instants, may_reclaim=may_reclaim):
             found = self.at(at_ms, may_reclaim=may_reclaim)
             if found is not None:
                 return found
@@ -79,10 +79,10 @@ class Search:
         later = sorted(at_ms for at_ms in more if now_ms <= at_ms and (until_ms is None or at_ms <= until_ms))
         return list(merge(later, found)) if found and later and later[-1] > found[0] else later + found
 
-    def _likely(self, instants: list[int]) -> Iterator[int]:
+    def _likely(self, instants: list[int], *, may_reclaim: bool) -> Iterator[int]:
         """Instants at which there may be room; what the others lack, no class of the job would give it."""
         known = bisect_left(instants, self.profile.timeline.until_ms)
-        is_taking = self._is_within_nominal and bool(self._candidates)
+        is_taking = may_reclaim and self._is_within_nominal and bool(self._candidates)
         for begin in range(0, known, CHUNK):
             chunk = instants[begin : min(begin + CHUNK, known)]
             may = self._may_start(chunk, passing=self._passing)
@@ -109,7 +109,7 @@ class Search:
         if not len(places):
             return may  # most searches end here: there is no room even without a look at later planned starts
         rooms, instants = rooms[places], [instants[place] for place in places.tolist()]
-        for at_ms in {hold.start_ms for hold in self.profile.holds.values()}:
+        for at_ms in self.profile.begins:
             first = bisect_right(instants, at_ms - self.length_ms)
             last = bisect_left(instants, at_ms)
             if first < last and at_ms < timeline.until_ms:
@@ -135,11 +135,9 @@ class Search:
         return [hold for hold in others if hold.flavor == self.profile.flavor]
 
     @cached_property
-    def _candidates(self) -> list[Run]:
-        """What other queues have borrowed now and may be taken back, on these nodes."""
-        known = self.profile.runs
-        runs = [known[run] for run in sorted(self.shares.borrowed_of_others(self.queue)) if run in known]
-        return [run for run in runs if run.is_reclaimable]
+    def _candidates(self) -> Sequence[Run]:
+        """What other queues have borrowed now and may be taken back, on these nodes; the first to give way first."""
+        return self.world.takeable(self.profile.flavor, self.queue)
 
     @cached_property
     def _is_plain(self) -> bool:
@@ -189,7 +187,7 @@ class Search:
         if max((run.grace_ms for run in due), default=0) >= at_ms - self.world.at_ms:
             due = [run for run in due if not self._is_fresh(run)]
         victims = fewest_victims(
-            by_loss(due, self.world.at_ms),
+            due,
             lambda chosen: self._place(ask, chosen, only) is not None,
             self.world.at_ms,
         )
@@ -204,7 +202,7 @@ class Search:
         start that comes by itself is owed too: were it not planned, who borrows could take its room piece by piece.
         """
         now_ms = self.world.at_ms
-        candidates = by_loss((run for run in self._candidates if not self._is_fresh(run)), now_ms)
+        candidates = [run for run in self._candidates if not self._is_fresh(run)]
         victims = fewest_victims(candidates, lambda chosen: self._bought(chosen) is not None, now_ms)
         found = None if victims is None else self._bought(victims)
         if found is None or not found.victims:

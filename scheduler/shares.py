@@ -5,7 +5,7 @@ Classes follow from admissions alone, so they are told for any instant from what
 
 from __future__ import annotations
 
-from bisect import insort
+from bisect import bisect_left, insort
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
@@ -52,6 +52,8 @@ class Shares:
         self.at_ms: Final = at_ms
         self.holds: Final[dict[JobId, Hold]] = {}
         self._entitled: Final[dict[str, dict[JobId, Hold]]] = {}
+        self._spans: Final[dict[str, dict[tuple[int, int], dict[JobId, int]]]] = {}
+        self._planned_so_far = 0
         self._by_queue: Final = {queue: list(placed) for queue, placed in runs.items()}
         self._charged: Final[dict[str, dict[int, Charged]]] = {}
         self._left: Final[dict[str, dict[int, int]]] = {}
@@ -64,6 +66,9 @@ class Shares:
         self.holds[hold.job_id] = hold
         if hold.share_class is ShareClass.ENTITLED:
             self._entitled.setdefault(hold.queue, {})[hold.job_id] = hold
+            spans = self._spans.setdefault(hold.queue, {})
+            self._planned_so_far += 1
+            spans.setdefault((hold.start_ms, hold.end_ms), {})[hold.job_id] = self._planned_so_far
             self._left.pop(hold.queue, None)
 
     def release(self, hold: Hold) -> None:
@@ -71,6 +76,10 @@ class Shares:
         del self.holds[hold.job_id]
         if hold.share_class is ShareClass.ENTITLED:
             del self._entitled[hold.queue][hold.job_id]
+            spans, span = self._spans[hold.queue], (hold.start_ms, hold.end_ms)
+            del spans[span][hold.job_id]
+            if not spans[span]:
+                del spans[span]
             self._left.pop(hold.queue, None)
 
     def start(self, run: Run) -> None:
@@ -88,13 +97,16 @@ class Shares:
         self._left.pop(run.queue, None)
         self._others.clear()
 
-    def ends_anew(self, run: Run) -> None:
-        """A run got another end."""
+    def ends_anew(self, run: Run, from_ms: int) -> None:
+        """A run got another end, which changes nothing before `from_ms`."""
         queue = self._by_queue[run.queue]
-        queue[:] = [(order, id_, run if id_ == run.id else other) for order, id_, other in queue]
-        self._charged.pop(run.queue, None)
+        place = bisect_left(queue, (run.order, run.id), key=lambda placed: placed[:2])
+        queue[place] = (run.order, run.id, run)
+        charged = self._charged.get(run.queue, {})
+        self._charged[run.queue] = {at_ms: known for at_ms, known in charged.items() if at_ms < from_ms}
         self._left.pop(run.queue, None)
-        self._others.clear()
+        for key in [key for key in self._others if key[1] >= from_ms]:
+            del self._others[key]
 
     def charged(self, queue: str, at_ms: int) -> Charged:
         """GPUs of the queue that are entitled at an instant, and the runs that are borrowed then. O(runs)."""
@@ -146,15 +158,19 @@ class Shares:
                 yield from holds.values()
 
     def demoted(self, queue: str, gpus: int, start_ms: int, end_ms: int) -> Hold | None:
-        """The first planned start of the queue that would lose its entitlement to a job in [start, end)."""
+        """The first planned start of the queue that would lose its entitlement to a job in [start, end).
+
+        O(distinct spans of planned starts): many that are made room for at once begin and end together.
+        """
+        first: tuple[int, JobId] | None = None
         nominal = self.tree.nominal.get(queue, 0)
-        for hold in self._entitled.get(queue, {}).values():
-            if start_ms < hold.end_ms and hold.start_ms < end_ms:
-                at_ms = max(hold.start_ms, start_ms)
-                charged, _ = self.charged(queue, at_ms)
-                if charged + gpus <= nominal < charged + gpus + self._planned(queue, at_ms):
-                    return hold
-        return None
+        for (begins_ms, ends_ms), holds in self._spans.get(queue, {}).items():
+            if start_ms < ends_ms and begins_ms < end_ms:
+                at_ms = max(begins_ms, start_ms)
+                if self.left_at(queue, at_ms) < gpus <= nominal - self.charged(queue, at_ms)[0]:
+                    job_id, order = next(iter(holds.items()))
+                    first = (order, job_id) if first is None else min(first, (order, job_id))
+        return None if first is None else self._entitled[queue][first[1]]
 
     def runs_past(self, queue: str, gpus: int, grace_ms: int, start_ms: int, end_ms: int) -> frozenset[JobId]:
         """Planned starts past which a job of the queue may run, as it can be reclaimed for them in time."""

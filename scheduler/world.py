@@ -25,6 +25,7 @@ from scheduler.model import (
 )
 from scheduler.place import Choice, Counts, FreeView, Shape
 from scheduler.profile import Hold, Profile, Run
+from scheduler.reclaim import by_loss
 from scheduler.running import LEAST_GRACE_MS, MS, Running
 from scheduler.shares import Ask, Shares
 from scheduler.topology import terms_of
@@ -166,6 +167,7 @@ class World:
         self._tight: Final = set(running.tight)
         self._beside: Final[dict[str, Beside]] = {}
         self.held: Final[dict[JobId, Hold]] = {}
+        self._takeable: Final[dict[tuple[str, str], list[Run]]] = {}
         self._starts = 0
         self._grants: Final[dict[tuple[UUID, str], list[GrantView]]] = {}
         self._claimed_s: Final[dict[GrantId, int]] = {}
@@ -220,6 +222,7 @@ class World:
         self._tighten(run)
         if fit.flavor in self._beside:
             self._beside[fit.flavor].start(run)
+        self._takeable.clear()
         self.profiles[fit.flavor].start(run)
         self.shares_of(fit.flavor).start(run)
         self._claimed_s[fit.grant_id] = self.claimed_s(fit.grant_id) + fit.claim_s
@@ -245,7 +248,10 @@ class World:
         shares.hold(hold)
         self.held[hold.job_id] = hold
         for victim in hold.victims:
-            shares.ends_anew(profile.runs[victim])
+            shares.ends_anew(profile.runs[victim], hold.start_ms)
+        if hold.victims:
+            for key, runs in self._takeable.items():
+                self._takeable[key] = [run for run in runs if run.id not in hold.victims]
         self._stamp()
 
     def release(self, job_id: JobId) -> Hold | None:
@@ -257,9 +263,20 @@ class World:
             profile.release(job_id)
             shares.release(hold)
             for victim in hold.victims:
-                shares.ends_anew(profile.runs[victim])
+                shares.ends_anew(profile.runs[victim], hold.start_ms)
+            if hold.victims:
+                self._takeable.clear()
             self._stamp()
         return hold
+
+    def takeable(self, flavor: str, queue: str) -> list[Run]:
+        """What other queues have borrowed now and may be taken back for a queue, the first to give way first."""
+        key = (flavor, queue)
+        if key not in self._takeable:
+            known = self.profiles[flavor].runs
+            runs = [known[run] for run in self.shares_of(flavor).borrowed_of_others(queue) if run in known]
+            self._takeable[key] = by_loss((run for run in runs if run.is_reclaimable), self.at_ms)
+        return self._takeable[key]
 
     # CPUs and memory, once something asks for more than its share of a node.
 
