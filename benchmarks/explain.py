@@ -17,6 +17,7 @@ import sys
 import time
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))
@@ -65,7 +66,7 @@ def main() -> None:
     blocked: list[tuple[float, float]] = []
     changes = 0
     for job in snapshot.pending[::step][: args.jobs]:
-        wall_ms, cpu_ms, found = timed(lambda job=job: explaining.explain(job.id, snapshot, bench.policy))
+        wall_ms, cpu_ms, found = timed(partial(explaining.explain, job.id, snapshot, bench.policy))
         blocked.append((wall_ms, cpu_ms))
         changes += len(found.changes) if isinstance(found, explaining.Explanation) else 0
     git = ["git", "rev-parse", "--short", "HEAD"]
