@@ -141,7 +141,7 @@ class Turns:
             slots = self.world.free.slots(rooms.named(hold.picks))
             found = fits_eligible(job, self.world, slots=slots)
             if isinstance(found, Fit):
-                self._start(job, found, is_planned=True)
+                self.start(job, found, is_planned=True)
                 return
         self.world.hold(hold)
         self._wait(job, NoFit(ReasonCode.RECLAIMING, {"gpus": hold.gpus, "until_ms": hold.start_ms}))
@@ -419,7 +419,7 @@ class Turns:
         found = self._fits(job)
         shield = self._shield(job, line)
         if isinstance(found, Fit) and shield is None:
-            self._start(job, found, is_planned=is_planned)
+            self.start(job, found, is_planned=is_planned)
             return
         if isinstance(found, Fit):
             found = NoFit(ReasonCode.WAITING_TURN, {})
@@ -506,7 +506,8 @@ class Turns:
             self.holders.add(hold.job_id)
         self.world.hold(hold)
 
-    def _start(self, job: PendingJob, found: Fit, *, is_planned: bool = False) -> None:
+    def start(self, job: PendingJob, found: Fit, *, is_planned: bool = False) -> None:
+        """The job starts now."""
         queue = policy_queue(self.policy, job.queue)
         self.world.start(job, found)
         charge = entry_charge(job.request.gpus, self.policy.usage_sampling_s)

