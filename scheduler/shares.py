@@ -6,6 +6,7 @@ Classes follow from admissions alone, so they are told for any instant from what
 from __future__ import annotations
 
 from bisect import bisect_left, insort
+from collections import Counter
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
@@ -53,6 +54,7 @@ class Shares:
         self.holds: Final[dict[JobId, Hold]] = {}
         self._entitled: Final[dict[str, dict[JobId, Hold]]] = {}
         self._spans: Final[dict[str, dict[tuple[int, int], dict[JobId, int]]]] = {}
+        self._span_gpus: Final[dict[str, Counter[tuple[int, int]]]] = {}
         self._planned_so_far = 0
         self._by_queue: Final = {queue: list(placed) for queue, placed in runs.items()}
         self._charged: Final[dict[str, dict[int, Charged]]] = {}
@@ -67,6 +69,7 @@ class Shares:
         if hold.share_class is ShareClass.ENTITLED:
             self._entitled.setdefault(hold.queue, {})[hold.job_id] = hold
             spans = self._spans.setdefault(hold.queue, {})
+            self._span_gpus.setdefault(hold.queue, Counter())[hold.start_ms, hold.end_ms] += hold.gpus
             self._planned_so_far += 1
             spans.setdefault((hold.start_ms, hold.end_ms), {})[hold.job_id] = self._planned_so_far
             self._left.pop(hold.queue, None)
@@ -77,9 +80,10 @@ class Shares:
         if hold.share_class is ShareClass.ENTITLED:
             del self._entitled[hold.queue][hold.job_id]
             spans, span = self._spans[hold.queue], (hold.start_ms, hold.end_ms)
+            self._span_gpus[hold.queue][span] -= hold.gpus
             del spans[span][hold.job_id]
             if not spans[span]:
-                del spans[span]
+                del spans[span], self._span_gpus[hold.queue][span]
             self._left.pop(hold.queue, None)
 
     def start(self, run: Run) -> None:
@@ -148,8 +152,8 @@ class Shares:
 
     def _planned(self, queue: str, at_ms: int) -> int:
         """GPUs of the queue's planned starts that are entitled and running at an instant."""
-        own = self._entitled.get(queue)
-        return sum(hold.gpus for hold in own.values() if hold.start_ms <= at_ms < hold.end_ms) if own else 0
+        spans = self._span_gpus.get(queue, {}).items()
+        return sum(gpus for (begin_ms, end_ms), gpus in spans if begin_ms <= at_ms < end_ms)
 
     def entitled_of_others(self, queue: str) -> Iterator[Hold]:
         """Planned starts of other queues that are entitled."""

@@ -5,7 +5,8 @@ Source: the last pass of Kueue's classical preemption, over several reclaimers a
 
 from __future__ import annotations
 
-from scheduler.model import AttemptId
+from scheduler.fit import Fit, fits_eligible, has_room
+from scheduler.model import AttemptId, JobId
 from scheduler.profile import Hold
 from scheduler.reserve import Search
 from scheduler.turns import Turns
@@ -14,18 +15,36 @@ from scheduler.turns import Turns
 def spare_needless(turns: Turns) -> None:
     """Spare every victim of this cycle that no planned start needs, the most lost work first.
 
-    Starts stay when they were planned. O(victims x planned starts).
+    Who can start now after all, as what stood before it went elsewhere, does. Other starts stay when they were
+    planned. O(victims x planned starts).
     """
-    victims = {
-        victim: turns.world.profiles[hold.flavor].runs[victim].lost(turns.world.at_ms)
-        for hold in turns.world.holds()
+    for job_id in dict.fromkeys(turns.reclaims):
+        _start_now(turns, job_id)
+    world = turns.world
+    victims = [
+        (-world.profiles[hold.flavor].runs[victim].lost(world.at_ms), victim, hold.job_id)
+        for hold in world.holds()
         if hold.is_reclaim
         for victim in hold.victims
-    }
-    for victim in sorted(victims, key=lambda victim: (-victims[victim], victim)):
-        for hold in turns.world.holds():
-            if victim in hold.victims and len(turns.reclaims) > 1:
-                _spare(turns, hold, victim)
+    ]
+    for _, victim, job_id in sorted(victims):
+        hold = world.held[job_id]
+        if victim in hold.victims:
+            _spare(turns, hold, victim)
+
+
+def _start_now(turns: Turns, job_id: JobId) -> None:
+    """Start a job whose victims are not needed: what was planned before it in its own queue moved meanwhile."""
+    if not has_room(turns.jobs[job_id].request, turns.world):
+        return
+    hold = turns.world.release(job_id)
+    if hold is None:
+        return
+    found = fits_eligible(turns.jobs[job_id], turns.world)
+    if isinstance(found, Fit):
+        turns.start(turns.jobs[job_id], found)
+    else:
+        turns.world.hold(hold)
 
 
 def _spare(turns: Turns, hold: Hold, victim: AttemptId) -> None:

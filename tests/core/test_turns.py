@@ -268,6 +268,27 @@ def test_fill_back_over_all_victims_spares_whom_a_later_reclaim_made_needless(bu
     assert places == {1: (("n1", 2),), 2: (("n1", 6),)}
 
 
+def test_nobody_gets_notice_for_a_job_that_can_start_once_its_queues_head_went_elsewhere(build):
+    """The head's planned start is first sought without those of borrowers; beside these it comes on another node."""
+    live = [
+        build.live(9, "n0:0 n0:1 n0:2 n0:3 n0:4", "y", wall_s=6_060),
+        build.live(8, " ".join(f"n1:{gpu}" for gpu in range(8)), "y", wall_s=6_060),
+        build.live(7, "n2:0", "x", wall_s=600_000),
+    ]
+    jobs = [
+        build.job(1, 4, "x", wall_s=90_000),
+        build.job(2, 8, "a", wall_s=90_000, age_s=90),
+        build.job(3, 1, "a", wall_s=90_000),
+    ]
+    start_ms, planned_ms = build.now_ms + 6_000_000, build.now_ms - 1
+    kept = Reservation(JobId(1), start_ms, (("n0", 4),), "h200", ShareClass.BORROWED, planned_ms)
+    policy = build.policy({"a": {"nominal": 1}, "x": {"nominal": 0}, "y": {"nominal": 16}})
+    plan = make_plan(build.snapshot(build.nodes(8, 8, 1), jobs, live, reservations=(kept,)), policy)
+    assert kinds(plan, Preempt) == []
+    assert [(entry.job_id, entry.slots[0].node) for entry in kinds(plan, Admit)] == [(3, "n0")]
+    assert {entry.job_id: entry.place for entry in kinds(plan, Reserve)} == {1: (("n0", 4),), 2: (("n1", 8),)}
+
+
 def test_a_gang_of_the_whole_nominal_lands_under_a_flood_of_small_jobs(build):
     policy = build.policy(
         {"q": {"nominal": 16}, "r": {"nominal": 0}}, aging={"full_after": "2h"}, start_reservations=0
