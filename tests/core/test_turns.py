@@ -282,7 +282,9 @@ def test_nobody_gets_notice_for_a_job_that_can_start_once_its_queues_head_went_e
     ]
     start_ms, planned_ms = build.now_ms + 6_000_000, build.now_ms - 1
     kept = Reservation(JobId(1), start_ms, (("n0", 4),), "h200", ShareClass.BORROWED, planned_ms)
-    policy = build.policy({"a": {"nominal": 1}, "x": {"nominal": 0}, "y": {"nominal": 16}})
+    policy = build.policy(
+        {"a": {"nominal": 1}, "x": {"nominal": 0}, "y": {"nominal": 16}}, borrowed_reservations=16
+    )
     plan = make_plan(build.snapshot(build.nodes(8, 8, 1), jobs, live, reservations=(kept,)), policy)
     assert kinds(plan, Preempt) == []
     assert [(entry.job_id, entry.slots[0].node) for entry in kinds(plan, Admit)] == [(3, "n0")]
