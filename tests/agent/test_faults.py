@@ -18,7 +18,9 @@ from scheduler.dispatch.wire import AgentCode, RankLease
 
 
 def shepherd_of(node: Any, attempt_id: str) -> int:
-    rank = json.loads((node.folder(attempt_id) / "start-0.json").read_text())["pid"]
+    start = node.folder(attempt_id) / "start-0.json"
+    node.eventually(start.exists)  # it is written once the rank runs
+    rank = json.loads(start.read_text())["pid"]
     return int(Path(f"/proc/{rank}/stat").read_text().rpartition(")")[2].split()[1])
 
 

@@ -97,9 +97,9 @@ def test_at_most_the_last_starts_are_read(world):
             text(
                 "INSERT INTO jobs (project_id, user_id, queue, state, priority, gpus, flavors, walltime_s, "
                 "submitted_at, is_held, depends_on, preemptions, is_cancel_requested, attempts, launch_refusals, "
-                "node_failures, gpu_seconds, told_at, told_start_at, first_started_at) "
+                "node_failures, gpu_seconds, node_labels, placement, told_at, told_start_at, first_started_at) "
                 "SELECT project_id, user_id, queue, 'COMPLETED', 0, 1, flavors, 60, submitted_at, false, '[]', 0, "
-                "false, 1, 0, 0, 0, submitted_at, submitted_at + interval '1 hour', "
+                "false, 1, 0, 0, 0, node_labels, placement, submitted_at, submitted_at + interval '1 hour', "
                 "submitted_at + interval '1 minute' FROM jobs, generate_series(1, :copies)"
             ),
             {"copies": REMEMBERED},
