@@ -79,7 +79,7 @@ class Beside:
                     memory[node] -= of_memory
         return cpus, memory
 
-    def now(self, at_ms: int, gone: Collection[AttemptId] = ()) -> Amounts:
+    def left_now(self, at_ms: int, gone: Collection[AttemptId] = ()) -> Amounts:
         """What is left now beside the runs alone, if some of them were gone."""
         return self._left(at_ms, self._holds, gone)
 

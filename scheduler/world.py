@@ -323,7 +323,7 @@ class World:
     def left_now(self, shape: Shape, gone: Collection[AttemptId] = ()) -> Amounts | None:
         """CPUs and memory that are left now on each node; None where free GPUs have theirs."""
         beside = self._beside_of(shape)
-        return None if beside is None else beside.now(self.at_ms, gone)
+        return None if beside is None else beside.left_now(self.at_ms, gone)
 
     def choose(self, shape: Shape) -> Choice | None:
         """Nodes for a job of this shape beside what runs and has started, or None; see `FreeView.choose`."""

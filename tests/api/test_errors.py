@@ -121,8 +121,9 @@ def queue_full(w: World) -> Any:
         session.execute(
             text(
                 "INSERT INTO jobs (project_id, user_id, queue, state, priority, gpus, flavors, walltime_s, submitted_at, is_held,"
-                " is_cancel_requested, attempts, launch_refusals, node_failures, gpu_seconds, depends_on, preemptions)"
-                " SELECT p.id, u.id, p.queue, 'PENDING', 0, 1, '{h200}', 60, now(), false, false, 0, 0, 0, 0, '[]', 0"
+                " is_cancel_requested, attempts, launch_refusals, node_failures, gpu_seconds, depends_on, preemptions,"
+                " node_labels, placement)"
+                " SELECT p.id, u.id, p.queue, 'PENDING', 0, 1, '{h200}', 60, now(), false, false, 0, 0, 0, 0, '[]', 0, '{}', 'pack'"
                 " FROM projects p, users u, generate_series(1, 5000)"
                 " WHERE p.slug = 'uni-project' AND u.name = 'uni-researcher'"
             )

@@ -13,7 +13,7 @@ from api.errors import ErrorCode
 from api.findings import KINDS
 from metrics.idle import Step
 from products.evidence import Condition
-from scheduler.fit import DISRUPTIONS, Limit
+from scheduler.fit import DISRUPTIONS, LACKS, Limit
 from scheduler.lifecycle import FINAL_CODES, IDLE_ERROR
 from scheduler.model import JobState, ReasonCode
 from scheduler.order import ENTITLED_FIRST, FAIR_SHARE, PRIORITY_CLASS, RESERVED, RULES
@@ -122,7 +122,8 @@ def keys_of(prefix: str, suffix: str = "") -> set[str]:
         ("exit_error.", EXIT_ERRORS | {"other"}),
         ("finding.", set(KINDS)),
         ("idle.", set(Step)),
-        ("never_fits.", {Limit.FLAVOR, Limit.QUEUE}),
+        ("never_fits.", {Limit.FLAVOR, Limit.QUEUE, Limit.LABELS, Limit.TOPOLOGY, Limit.CPUS, Limit.MEMORY}),
+        ("lacks.", set(LACKS)),
         ("borrowing_limit.", {DISRUPTIONS}),
         ("language.", {*LANGUAGES, "choose"}),
         ("category.", set(Category)),
@@ -154,7 +155,7 @@ def test_no_text_is_left_unused() -> None:
         "idle.",
         "condition.",
     )
-    of_enums = (*by_code, "never_fits.", "borrowing_limit.", "language.", "error.")
+    of_enums = (*by_code, "never_fits.", "lacks.", "borrowing_limit.", "language.", "error.")
     sources = [*API.rglob("*.py"), *API.rglob("*.html")]
     code = "".join(path.read_text("utf-8") for path in sources)
     built = {f"page.overview.{name}" for name in ("by_sector", "by_category", "sector", "category")}

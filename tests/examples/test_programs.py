@@ -6,7 +6,9 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from threading import Event, Thread
@@ -272,16 +274,22 @@ def test_gpus_fails_when_it_was_not_given_what_was_promised(
     assert run(tmp_path, "gpus.py", CUDA_VISIBLE_DEVICES=visible, KEZEK_GPUS=promised).code == 1
 
 
+@pytest.fixture
+def short_home() -> Iterator[Path]:
+    """Ray's sockets stand under it, and a socket's path has 107 characters at most."""
+    with tempfile.TemporaryDirectory(prefix="kezek-r-") as folder:
+        yield Path(folder)
+
+
 @pytest.mark.ray
-def test_ray_program_sees_exactly_its_gpus(tmp_path_factory: pytest.TempPathFactory) -> None:
-    home = tmp_path_factory.mktemp("r")  # short: Ray's sockets stand under it
+def test_ray_program_sees_exactly_its_gpus(short_home: Path) -> None:
     ended = run(
-        home,
+        short_home,
         "ray_tasks.py",
         CUDA_VISIBLE_DEVICES="GPU-a,GPU-b",
         RAY_OVERRIDE_RESOURCES='{"GPU": 2}',
         RAY_ADDRESS="local",
-        RAY_TMPDIR=str(home),
+        RAY_TMPDIR=str(short_home),
         RAY_USAGE_STATS_ENABLED="0",
     )
     assert ended.code == 0, ended.err

@@ -47,5 +47,5 @@ def test_the_architecture_names_the_same_core():
     table = (ROOT / "ARCHITECTURE.md").read_text().split("## Rooms")[1].split("## One job")[0]
     named = set()
     for room, cell in re.findall(r"^\| `([a-z]+)/` \|[^|]*\|([^|]*)\|", table, re.MULTILINE):
-        named |= {f"{room}.{module}" for module in re.findall(r"[a-z.]+", cell)}
+        named |= {f"{room}.{module}" for module in re.findall(r"[a-z_.]+", cell)}
     assert named == set(core())
