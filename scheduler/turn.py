@@ -156,11 +156,7 @@ class Turn:
         self.wait(job, found, is_entitled=is_entitled, shield=shield)
         if shield is not None and own is None:
             return
-        is_shield = (
-            line.shield in {None, job}
-            and self.aging.is_aged(job, line.queue)
-            and found.reason in ROOM_REASONS
-        )
+        is_shield = found.reason in ROOM_REASONS and (line.shield is job or self.may_shield(job, line))
         if is_shield:
             line.shield = job
         hold = self._take_back(job) if is_entitled and (own is None or not own.victims) else None
@@ -176,6 +172,11 @@ class Turn:
         if shield is None or shield is job or shield.submitted_ms >= job.submitted_ms:
             return None
         return shield
+
+    def may_shield(self, job: PendingJob, line: Line) -> bool:
+        """Whether the job is aged, and no earlier job shields the queue."""
+        is_first = line.shield is None or job.submitted_ms < line.shield.submitted_ms
+        return is_first and self.aging.is_aged(job, line.queue)
 
     def group(self, job: PendingJob) -> int:
         """Number of the job's queue, request and project."""

@@ -65,6 +65,9 @@ class Turns(Turn):
                 return
         self.world.hold(hold)
         self.wait(job, NoFit(ReasonCode.RECLAIMING, {"gpus": hold.gpus, "until_ms": hold.start_ms}))
+        line = self.lines.get(hold.queue)
+        if line is not None and self.may_shield(job, line):
+            line.shield = job
 
     # Step 1: entitled work of all queues.
 
@@ -116,7 +119,7 @@ class Turns(Turn):
             job = walk.job
             is_entitled = self.is_entitled(job)
             is_aged = self.aging.is_aged(job, line.queue)
-            may_shield = line.shield is None and is_aged
+            may_shield = self.may_shield(job, line)
             if (is_entitled or may_shield) and self._is_refused(walk, line):
                 continue
             if is_entitled:
@@ -170,7 +173,7 @@ class Turns(Turn):
             line.advance()
             return
         shield = self.shield_of(following, line)
-        is_next_shield = line.shield is None and self.aging.is_aged(following, line.queue)
+        is_next_shield = self.may_shield(following, line)
         if shield is not waits.shield or is_next_shield or walk.keys[walk.next] < line.last_ahead:
             line.advance()
             return
