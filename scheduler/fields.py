@@ -353,11 +353,18 @@ def live_attempt(
     )
 
 
+def state_of(*, is_down: bool, is_drained: bool) -> NodeState:
+    """State of a node: silence shows before an operator's act, which stays on record beside it."""
+    if is_down:
+        return NodeState.DOWN
+    return NodeState.DRAINED if is_drained else NodeState.UP
+
+
 def capacity_of(nodes: tuple[Node, ...]) -> dict[str, int]:
     """GPUs in service per flavor: a node leaves by an operator's act, not by being down for a while."""
     found: dict[str, int] = {}
     for node in nodes:
-        if node.state is not NodeState.DRAINED:
+        if node.is_in_service:
             found[node.flavor] = found.get(node.flavor, 0) + len(node.gpu_uuids)
     return found
 

@@ -26,6 +26,7 @@ from scheduler.fields import (
     optional_text,
     pending_job,
     reservation_of,
+    state_of,
     usage_of,
     windows_at,
 )
@@ -124,18 +125,19 @@ class FoldedState:
                     labels=tuple(sorted(cast("dict[str, str]", data["labels"]).items())),
                     cpus=optional_integer(data.get("cpus")),
                     memory_bytes=optional_integer(data.get("memory_bytes")),
+                    is_drained=bool(data.get("is_drained", data["state"] == NodeState.DRAINED)),
                 )
-            case "node.up" | "node.resumed":
-                self._set_node(name, NodeState.UP)
-            case "node.down":
-                self._set_node(name, NodeState.DOWN)
-            case "node.drained":
-                self._set_node(name, NodeState.DRAINED)
+            case "node.up" | "node.down":
+                self._set_node(name, is_down=kind == "node.down", is_drained=self.nodes[name].is_drained)
+            case "node.drained" | "node.resumed":
+                is_down = self.nodes[name].state is NodeState.DOWN
+                self._set_node(name, is_down=is_down, is_drained=kind == "node.drained")
             case _:
                 pass
 
-    def _set_node(self, name: str, state: NodeState) -> None:
-        self.nodes[name] = replace(self.nodes[name], state=state)
+    def _set_node(self, name: str, *, is_down: bool, is_drained: bool) -> None:
+        state = state_of(is_down=is_down, is_drained=is_drained)
+        self.nodes[name] = replace(self.nodes[name], state=state, is_drained=is_drained)
 
     def live(self) -> dict[str, Fields]:
         """Attempts that hold GPUs, by name."""

@@ -49,7 +49,7 @@ FINAL_STATES = frozenset(
 
 
 class NodeState(StrEnum):
-    """Whether a node takes work: UP does; DOWN is not heard of; DRAINED was taken out by an operator."""
+    """Whether a node takes work: UP does; DOWN is not heard of; DRAINED is, but an operator took it out."""
 
     UP = "UP"
     DOWN = "DOWN"
@@ -156,6 +156,7 @@ class Node:
         labels: by key.
         cpus: None = not stated: the node takes no job that asks for CPUs.
         memory_bytes: None = not stated: the node takes no job that asks for memory.
+        is_drained: an operator took it out of service; also of one that is DOWN.
     """
 
     name: str
@@ -166,6 +167,12 @@ class Node:
     labels: tuple[tuple[str, str], ...] = ()
     cpus: int | None = None
     memory_bytes: int | None = None
+    is_drained: bool = False
+
+    @property
+    def is_in_service(self) -> bool:
+        """Whether it counts as capacity: a node leaves by an operator's act, not by being down for a while."""
+        return not (self.is_drained or self.state is NodeState.DRAINED)
 
 
 @dataclass(frozen=True, slots=True)

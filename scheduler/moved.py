@@ -134,15 +134,15 @@ def _of_world(kept: Reservation, job: PendingJob, snapshot: Snapshot) -> MoveCau
 def _of_nodes(kept: Reservation, snapshot: Snapshot) -> MoveCause | None:
     """Whether the nodes of the place, or the GPUs in service that quotas are shares of, are not what they were."""
     states = {node.name: node.state for node in snapshot.nodes}
+    drained = {node.name for node in snapshot.nodes if not node.is_in_service}
     place = {states.get(node) for node, _ in kept.place}
-    if NodeState.DRAINED in place:
+    if any(node in drained for node, _ in kept.place):
         return MoveCause.OPERATOR_ACT
     if place != {NodeState.UP}:
         return MoveCause.NODE_LOST
     capacity = sum(snapshot.capacity.values())
     if kept.capacity_gpus is not None and capacity < kept.capacity_gpus:
-        is_drained = NodeState.DRAINED in states.values()
-        return MoveCause.OPERATOR_ACT if is_drained else MoveCause.NODE_LOST
+        return MoveCause.OPERATOR_ACT if drained else MoveCause.NODE_LOST
     return None
 
 

@@ -14,6 +14,7 @@ from sqlalchemy import select, update
 from sqlalchemy.orm import Session
 
 from scheduler.dispatch.wire import NodeProbe
+from scheduler.fields import state_of
 from scheduler.model import NodeState
 from scheduler.tables import GpuRow, NodeRow
 from store import journal
@@ -119,7 +120,7 @@ def register(session: Session, probe: NodeProbe, url: str, *, at: datetime, acto
     row.labels, row.isolation = dict(probe.labels), list(probe.isolation)
     row.last_seen_at = at
     if was_down:
-        row.state = NodeState.UP.value
+        row.state = state_of(is_down=False, is_drained=row.drained_at is not None).value
     session.flush()
     uuids = [gpu.uuid for gpu in sorted(probe.gpus, key=lambda gpu: gpu.index)]
     is_changed = was != (*_described(row), uuids)
@@ -131,6 +132,7 @@ def register(session: Session, probe: NodeProbe, url: str, *, at: datetime, acto
             "is_simulated": row.is_simulated,
             "labels": dict(row.labels),
             "state": row.state,
+            "is_drained": row.drained_at is not None,
             "cpus": row.cpus,
             "memory_bytes": row.memory_bytes,
         }
@@ -178,9 +180,12 @@ def hear(session: Session, nodes: Iterable[str], at: datetime) -> None:
 
 
 def mark_down(session: Session, node: str, *, at: datetime, actor: str) -> bool:
-    """A node was silent too long: it takes no work. False when it is no node that was up."""
+    """A node was silent too long: it takes no work. False when it was down already.
+
+    A drained one too, since what ran there must not wait for it; heard of again, it is drained as before.
+    """
     row = session.scalars(select(NodeRow).where(NodeRow.name == node).with_for_update()).one_or_none()
-    if row is None or row.state != NodeState.UP.value:
+    if row is None or row.state == NodeState.DOWN.value:
         return False
     row.state = NodeState.DOWN.value
     silent_s = int((at - row.last_seen_at).total_seconds())
@@ -197,9 +202,10 @@ def drain(session: Session, node: str, *, at: datetime, actor: str, reason: str 
         Whether there is such a node in service.
     """
     row = session.scalars(select(NodeRow).where(NodeRow.name == node).with_for_update()).one_or_none()
-    if row is None or row.state == NodeState.DRAINED.value:
+    if row is None or row.drained_at is not None:
         return False
-    row.state, row.drained_at, row.drain_reason = NodeState.DRAINED.value, at, reason
+    row.drained_at, row.drain_reason = at, reason
+    row.state = state_of(is_down=row.state == NodeState.DOWN.value, is_drained=True).value
     data = {} if reason is None else {"reason_digest": hashlib.sha256(reason.encode()).hexdigest()}
     journal.append(session, "node.drained", f"node:{node}", actor=actor, at=at, data=data)
     wake(session)
@@ -207,11 +213,12 @@ def drain(session: Session, node: str, *, at: datetime, actor: str, reason: str 
 
 
 def resume(session: Session, node: str, *, at: datetime, actor: str) -> bool:
-    """Put a drained node back into service; False when it is not drained."""
+    """Put a drained node back into service; False when it is not drained. A silent one stays down until heard of."""
     row = session.scalars(select(NodeRow).where(NodeRow.name == node).with_for_update()).one_or_none()
-    if row is None or row.state != NodeState.DRAINED.value:
+    if row is None or row.drained_at is None:
         return False
-    row.state, row.drained_at, row.drain_reason = NodeState.UP.value, None, None
+    row.drained_at, row.drain_reason = None, None
+    row.state = state_of(is_down=row.state == NodeState.DOWN.value, is_drained=False).value
     journal.append(session, "node.resumed", f"node:{node}", actor=actor, at=at, data={})
     wake(session)
     return True

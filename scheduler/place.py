@@ -290,7 +290,7 @@ class FreeView:
     @classmethod
     def in_service(cls, nodes: Iterable[Node]) -> FreeView:
         """What would be free were nothing running: every node but drained ones. O(GPUs)."""
-        return cls(node for node in nodes if node.state is not NodeState.DRAINED)
+        return cls(node for node in nodes if node.is_in_service)
 
     def copy(self) -> FreeView:
         """An independent view of the same; what is taken there stays free here."""

@@ -85,7 +85,7 @@ class Running:
         if snapshot.nodes != self._nodes or policy != self._policy:
             self._nodes, self._policy, self._live = snapshot.nodes, policy, ()
             self._flavors = {node.name: node.flavor for node in snapshot.nodes}
-            self._gone = frozenset(node.name for node in snapshot.nodes if node.state is NodeState.DRAINED)
+            self._gone = frozenset(node.name for node in snapshot.nodes if not node.is_in_service)
             self._free = FreeView(node for node in snapshot.nodes if node.state is NodeState.UP)
             self._forget()
         came, gone = changes(self._live, snapshot.live)

@@ -378,8 +378,8 @@ class SchedulerService:
             lease.fence(session, leader.held)
             if fresh:
                 nodes.hear(session, fresh, at)
-            up = session.scalars(select(NodeRow.name).where(NodeRow.state == NodeState.UP.value)).all()
-        for name in up:
+            known = session.scalars(select(NodeRow.name).where(NodeRow.state != NodeState.DOWN.value)).all()
+        for name in known:
             if now - self._heard_at.get(name, self._began) > limit_s:
                 with transaction(self._engine) as session:
                     lease.fence(session, leader.held)

@@ -108,6 +108,7 @@ def load_nodes(session: Session) -> tuple[Node, ...]:
             labels=tuple(sorted(row.labels.items())),
             cpus=row.cpus,
             memory_bytes=row.memory_bytes,
+            is_drained=row.drained_at is not None,
         )
         for row in session.scalars(select(NodeRow))
     ]
