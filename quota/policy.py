@@ -1,4 +1,4 @@
-"""The quota policy: a document becomes a frozen `Policy`, or a clear refusal; and which queue a project gets.
+"""The quota policy: a document becomes a frozen `Policy`, or a clear refusal.
 
 The shape of a document: `examples/policy.yaml`. Shares and durations are exact; nothing is guessed.
 """
@@ -24,12 +24,11 @@ from quota.model import (
     GroundKind,
     Policy,
     QuotaNode,
-    Route,
     Share,
-    SliceQuota,
 )
-from quota.tree import SLICE_MARK, WHOLE, in_pool, slices_of
-from tenants.model import Category, Sector
+from quota.routes import check_routes, parse_routes, route
+from quota.slices import SLICE_KEYS, parse_slices
+from quota.tree import WHOLE, in_pool, slices_of
 
 __all__ = [
     "PolicyCode",
@@ -53,11 +52,6 @@ MIN_SAMPLING_S: Final = 60
 MAX_SAMPLING_S: Final = 86_400
 """Seconds between two samples of use at most: an admission counts as long at once, and fair share must follow a day."""
 
-PRIORITY_SECTORS: Final = "*priority"
-"""In a route's sectors: every sector that stands as a child of the route's cohort."""
-SECTOR_SLOT: Final = "{sector}"
-"""In a route's queue: replaced by the organisation's sector."""
-
 _NAME = re.compile(r"[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?")
 _DIGEST = re.compile(r"[0-9a-f]{64}")
 
@@ -80,8 +74,7 @@ _POLICY_KEYS: Final = frozenset(
         "topology",
     }
 )
-_SLICE_KEYS: Final = frozenset({"nominal", "borrowing_limit", "lending_limit", "weight"})
-_NODE_KEYS: Final = _SLICE_KEYS | {"children", "slices"}
+_NODE_KEYS: Final = SLICE_KEYS | {"children", "slices"}
 _QUEUE_KEYS: Final = frozenset(
     {"priority", "max_gpus_per_job", "default_walltime", "max_walltime", "preemption", "free_period"}
 )
@@ -122,12 +115,12 @@ def parse_policy(
         effective_from=read.day(read.required(found, "effective_from", path), "policy.effective_from"),
         grounds=_grounds(read.required(found, "grounds", path), enacting_kinds),
         tree=_tree(read.required(found, "tree", path)),
-        routes=_routes(read.required(found, "routes", path)),
+        routes=parse_routes(read.required(found, "routes", path)),
     )
     policy = _with_settings(policy, found)
     for pool in (WHOLE, *sorted(slices_of(policy))):
         _check_sums(in_pool(policy, pool), pool)
-    _check_routes(policy)
+    check_routes(policy, queues_of(policy))
     _check_moves(policy)
     return policy
 
@@ -156,25 +149,6 @@ def policy_digest(document: Mapping[str, object]) -> str:
         document, sort_keys=True, separators=(",", ":"), ensure_ascii=False, default=date.isoformat
     )
     return hashlib.sha256(canonical.encode()).hexdigest()
-
-
-def route(policy: Policy, category: str, sector: str, programme: str | None) -> str | None:
-    """The queue of a project of an organisation: the first rule that matches, or None when none does."""
-    paths = {node.path for node in policy.tree}
-    for rule in policy.routes:
-        queue = rule.queue.replace(SECTOR_SLOT, sector)
-        is_match = (
-            (not rule.categories or category in rule.categories)
-            and (not rule.programmes or programme in rule.programmes)
-            and (
-                not rule.sectors
-                or sector in rule.sectors
-                or (PRIORITY_SECTORS in rule.sectors and queue in paths)
-            )
-        )
-        if is_match:
-            return queue
-    return None
 
 
 def policy_queue(policy: Policy, queue: str) -> str:
@@ -253,66 +227,11 @@ def _node(path: str, here: str, value: object) -> tuple[QuotaNode, Mapping[str, 
         max_walltime_s=read.optional(raw, "max_walltime", here, read.duration_s, None),
         grace_s=read.optional(preemption, "grace", f"{here}.preemption", read.duration_s, 0),
         free_period_s=read.optional(raw, "free_period", here, read.duration_s, None),
-        slices=read.optional(raw, "slices", here, _slices, ()),
+        slices=read.optional(raw, "slices", here, parse_slices, ()),
     )
     if node.default_walltime_s and node.max_walltime_s and node.default_walltime_s > node.max_walltime_s:
         raise bad(f"{here}.default_walltime", "is longer than max_walltime; make it at most that")
     return node, read.optional(raw, "children", here, read.mapping, None)
-
-
-def _slices(value: object, path: str) -> tuple[tuple[str, SliceQuota], ...]:
-    """What a node states for flavors of slices, by flavor."""
-    found: list[tuple[str, SliceQuota]] = []
-    for flavor, item in sorted(read.mapping(value, path).items()):
-        here = f"{path}.{flavor}"
-        if SLICE_MARK not in flavor:
-            raise bad(
-                here,
-                f'is no flavor of slices, whose name holds "{SLICE_MARK}"; whole GPUs are counted together',
-            )
-        own = read.section(item, here, _SLICE_KEYS)
-        quota = SliceQuota(
-            nominal=read.optional(own, "nominal", here, read.amount, None),
-            borrowing_limit=read.optional(own, "borrowing_limit", here, read.amount, None),
-            lending_limit=read.optional(own, "lending_limit", here, read.amount, None),
-            weight=read.optional(own, "weight", here, read.count, None),
-        )
-        if quota == SliceQuota():
-            raise bad(here, "states nothing; name a nominal, a limit or a weight, or remove it")
-        found.append((flavor, quota))
-    return tuple(found)
-
-
-def _routes(value: object) -> tuple[Route, ...]:
-    """The routes in the document's order."""
-    found: list[Route] = []
-    for index, item in enumerate(read.items(value, "policy.routes")):
-        path = f"policy.routes[{index}]"
-        rule = read.section(item, path, {"queue", "category", "sector", "programme"})
-        found.append(
-            Route(
-                queue=read.text(read.required(rule, "queue", path), f"{path}.queue"),
-                categories=read.optional(rule, "category", path, _categories, ()),
-                sectors=read.optional(rule, "sector", path, _sectors, ()),
-                programmes=read.optional(rule, "programme", path, read.texts, ()),
-            )
-        )
-    if not found:
-        raise bad("policy.routes", "is empty; no project would get a queue")
-    return tuple(found)
-
-
-def _categories(value: object, path: str) -> tuple[str, ...]:
-    """Categories of organisations, each a known one."""
-    return tuple(read.member(word, path, Category).value for word in read.texts(value, path))
-
-
-def _sectors(value: object, path: str) -> tuple[str, ...]:
-    """Sectors, each a known one, or PRIORITY_SECTORS."""
-    return tuple(
-        word if word == PRIORITY_SECTORS else read.member(word, path, Sector).value
-        for word in read.texts(value, path)
-    )
 
 
 def _with_settings(policy: Policy, found: Mapping[str, object]) -> Policy:
@@ -415,38 +334,6 @@ def queues_of(policy: Policy) -> frozenset[str]:
     """Leaves of the tree."""
     parents = {node.parent for node in policy.tree}
     return frozenset(node.path for node in policy.tree if node.path not in parents)
-
-
-def _check_routes(policy: Policy) -> None:
-    """Every queue a route can give is a leaf of the tree."""
-    queues = queues_of(policy)
-    for index, rule in enumerate(policy.routes):
-        path = f"policy.routes[{index}].queue"
-        for queue in _expansions(policy, rule, path):
-            if queue not in queues:
-                raise bad(path, f'"{queue}" is no queue of the tree{read.nearest(queue, queues)}')
-
-
-def _expansions(policy: Policy, rule: Route, path: str) -> list[str]:
-    """Every queue that a route can give."""
-    if SECTOR_SLOT not in rule.queue:
-        if PRIORITY_SECTORS in rule.sectors:
-            raise bad(path, f'with sector "{PRIORITY_SECTORS}" the queue must end in "/{SECTOR_SLOT}"')
-        return [rule.queue]
-    cohort, _, last = rule.queue.rpartition("/")
-    if last != SECTOR_SLOT or SECTOR_SLOT in cohort or not cohort:
-        raise bad(path, f'"{SECTOR_SLOT}" must be the whole last name of the queue, below a cohort')
-    if not rule.sectors:
-        raise bad(path, f'name the sectors of the route, or sector: "{PRIORITY_SECTORS}"')
-    below = [node.path for node in policy.tree if node.parent == cohort]
-    if not below:
-        raise bad(path, f'"{cohort}" has no children in the tree, so no sector has a queue there')
-    for queue in below:
-        name = queue.rpartition("/")[2]
-        if name not in set(Sector):
-            raise bad(path, f'"{queue}" is named after no known sector{read.nearest(name, set(Sector))}')
-    named = [rule.queue.replace(SECTOR_SLOT, sector) for sector in rule.sectors if sector != PRIORITY_SECTORS]
-    return named + (below if PRIORITY_SECTORS in rule.sectors else [])
 
 
 def _check_moves(policy: Policy) -> None:

@@ -357,9 +357,9 @@ def _those(job: PendingJob, flavor: str, world: World, slots: tuple[Slot, ...]) 
 def _grant(job: PendingJob, flavor: str, world: World) -> GrantView | NoFit:
     """The grant that pays: active until the walltime ends, covering the claim, and the first to end."""
     ends_ms = world.at_ms + job.request.walltime_s * MS
-    known = world.grants(job.project_id, flavor)
-    active = [grant for grant in known if grant.starts_ms <= world.at_ms and ends_ms <= grant.ends_ms]
+    active = world.active_grants(job.project_id, flavor, world.at_ms, ends_ms)
     if not active:
+        known = world.grants(job.project_id, flavor)
         numbers: dict[str, int | str] = {"flavor": flavor, "walltime_s": job.request.walltime_s}
         if known:
             # The last to end says it best: either it is still to come, or nothing reaches farther.
@@ -367,10 +367,10 @@ def _grant(job: PendingJob, flavor: str, world: World) -> GrantView | NoFit:
         return NoFit(ReasonCode.GRANT_NOT_ACTIVE, numbers)
     needed_s = claim_s(job.request)
     for grant in active:
-        if grant.remaining_s - world.claimed_s(grant.id) >= needed_s:
+        if grant.remaining_s - world.claimed_s(grant.id, job.id) >= needed_s:
             return grant
-    fattest = max(active, key=lambda grant: grant.remaining_s - world.claimed_s(grant.id))
-    claimed_s = world.claimed_s(fattest.id)
+    fattest = max(active, key=lambda grant: grant.remaining_s - world.claimed_s(grant.id, job.id))
+    claimed_s = world.claimed_s(fattest.id, job.id)
     return NoFit(
         ReasonCode.BUDGET_EXHAUSTED,
         {

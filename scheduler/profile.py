@@ -64,7 +64,12 @@ class Run:
 
 @dataclass(frozen=True, slots=True)
 class Hold:
-    """A planned start that stands in the way of others. `victims` are stopped for it by `start_ms`."""
+    """A planned start that stands in the way of others. `victims` are stopped for it by `start_ms`.
+
+    Args:
+        is_reclaim: they got notice, so that its budget is set aside too.
+        project_id: whose budget that is.
+    """
 
     job_id: JobId
     queue: str
@@ -78,6 +83,7 @@ class Hold:
     is_reclaim: bool = False
     cpus_per_gpu: int | None = None
     memory_bytes_per_gpu: int | None = None
+    project_id: UUID | None = None
 
 
 class Profile:

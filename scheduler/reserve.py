@@ -268,6 +268,7 @@ class Search:
             victims=tuple(run.id for run in victims),
             cpus_per_gpu=self.job.request.cpus_per_gpu,
             memory_bytes_per_gpu=self.job.request.memory_bytes_per_gpu,
+            project_id=self.job.project_id,
         )
 
 

@@ -11,7 +11,7 @@ import logging
 import math
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from datetime import timedelta
@@ -29,8 +29,8 @@ from scheduler.apply import LEASE
 from scheduler.cycling import cycle
 from scheduler.dispatch import executor as executors
 from scheduler.dispatch.executor import Executor
-from scheduler.launch import Leader, dispatch
-from scheduler.model import NodeState
+from scheduler.launch import Leader, dispatch, dispatch_all
+from scheduler.model import AttemptId, NodeState
 from scheduler.shutdown import requeue_all_live
 from scheduler.tables import NodeRow
 from scheduler.warm import Warm
@@ -42,6 +42,9 @@ __all__ = ["LeaseLostError", "SchedulerService", "SchedulerSettings", "cycle", "
 
 CALLS_MAX: Final = 8
 """Attempts dispatched or stopped at a time: each holds a database connection for milliseconds only."""
+
+GROUP_MAX: Final = 16
+"""Attempts launched one after the other and recorded by one transaction: a node that does not answer delays no more."""
 
 LAUNCHES_MAX: Final = 32
 """Nodes of gangs launched at a time."""
@@ -123,6 +126,12 @@ class _Calls:
             self.running.discard(attempt_id)
             if pause_s:
                 self.not_before[attempt_id] = time.monotonic() + pause_s
+
+
+def groups_of(attempts: Sequence[AttemptId]) -> list[Sequence[AttemptId]]:
+    """Attempts in the groups that are dispatched side by side: each alone up to CALLS_MAX, GROUP_MAX at most."""
+    size = min(GROUP_MAX, max(1, math.ceil(len(attempts) / CALLS_MAX)))
+    return [attempts[begin : begin + size] for begin in range(0, len(attempts), size)]
 
 
 class SchedulerService:
@@ -299,8 +308,8 @@ class SchedulerService:
             # 180 ms at 100,000 waiting jobs.
             gc.collect()
             gc.freeze()
-        for admitted in applied.admitted:
-            self._call(pool, admitted, partial(dispatch, leader, admitted, is_fresh=True))
+        for group in groups_of([admitted for admitted in applied.admitted if self._calls.begin(admitted)]):
+            self._submit(pool, group, partial(dispatch_all, leader, group, is_fresh=True))
         with snapshot(self._engine) as session:
             noticed = notices.undelivered_notices(session)
             stops = observe.undelivered_stops(session)
@@ -325,8 +334,11 @@ class SchedulerService:
 
     def _call(self, pool: ThreadPoolExecutor, attempt_id: str, work: Callable[[], None]) -> None:
         """Let the pool work on an attempt unless a call does already."""
-        if not self._calls.begin(attempt_id):
-            return
+        if self._calls.begin(attempt_id):
+            self._submit(pool, [attempt_id], work)
+
+    def _submit(self, pool: ThreadPoolExecutor, attempt_ids: Sequence[str], work: Callable[[], None]) -> None:
+        """Let the pool work on attempts that were begun; where it fails they are tried again, each by itself."""
 
         def run() -> None:
             pause_s = 0.0
@@ -335,13 +347,14 @@ class SchedulerService:
             except (lease.StaleEpochError, executors.StaleEpochError):
                 self._lose()
             except executors.ExecutorError as error:
-                _logger.warning("attempt %s: %s; trying again", attempt_id, error)
+                _logger.warning("attempts %s: %s; trying again", ", ".join(attempt_ids), error)
                 pause_s = RETRY_S
             except Exception:
-                _logger.exception("attempt %s: a call failed; trying again", attempt_id)
+                _logger.exception("attempts %s: a call failed; trying again", ", ".join(attempt_ids))
                 pause_s = RETRY_S
             finally:
-                self._calls.end(attempt_id, pause_s=pause_s)
+                for attempt_id in attempt_ids:
+                    self._calls.end(attempt_id, pause_s=pause_s)
                 self._woken.set()
 
         pool.submit(run)

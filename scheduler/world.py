@@ -171,6 +171,7 @@ class World:
         self._starts = 0
         self._grants: Final[dict[tuple[UUID, str], list[GrantView]]] = {}
         self._claimed_s: Final[dict[GrantId, int]] = {}
+        self._aside: Final[dict[JobId, tuple[GrantId, int]]] = {}
         self._of_array: Final[dict[JobId, int]] = {}
         for attempt in snapshot.live:
             self._count_array(attempt.array_id)
@@ -186,9 +187,20 @@ class World:
         """The project's grants of a flavor, first to end first, as the snapshot has them."""
         return self._grants.get((project_id, flavor), [])
 
-    def claimed_s(self, grant_id: GrantId) -> int:
-        """Device-seconds of the grant that this cycle's starts have claimed."""
-        return self._claimed_s.get(grant_id, 0)
+    def active_grants(self, project_id: UUID, flavor: str, start_ms: int, end_ms: int) -> list[GrantView]:
+        """The project's grants of a flavor that last from a start to its end, first to end first."""
+        known = self.grants(project_id, flavor)
+        return [grant for grant in known if grant.starts_ms <= start_ms and end_ms <= grant.ends_ms]
+
+    def claimed_s(self, grant_id: GrantId, job_id: JobId | None = None) -> int:
+        """Device-seconds of the grant that starts of this cycle, and those that wait for GPUs taken back, claim.
+
+        Args:
+            grant_id: the grant.
+            job_id: whose own claim does not count.
+        """
+        aside_of, aside_s = self._aside.get(job_id, (None, 0)) if job_id is not None else (None, 0)
+        return self._claimed_s.get(grant_id, 0) - (aside_s if aside_of == grant_id else 0)
 
     def of_array(self, array_id: JobId) -> int:
         """Jobs of the array that hold GPUs."""
@@ -247,6 +259,8 @@ class World:
         profile.hold(hold)
         shares.hold(hold)
         self.held[hold.job_id] = hold
+        if hold.is_reclaim and hold.project_id is not None:
+            self._set_aside(hold, hold.project_id)
         for victim in hold.victims:
             shares.ends_anew(profile.runs[victim], hold.start_ms)
         if hold.victims:
@@ -258,6 +272,9 @@ class World:
         """A planned start stands no more, and its victims run on; None when there was none."""
         hold = self.held.pop(job_id, None)
         if hold is not None:
+            grant_id, aside_s = self._aside.pop(job_id, (None, 0))
+            if grant_id is not None:
+                self._claimed_s[grant_id] -= aside_s
             self._forget_beside(hold)
             profile, shares = self.profiles[hold.flavor], self.shares_of(hold.flavor)
             profile.release(job_id)
@@ -268,6 +285,15 @@ class World:
                 self._takeable.clear()
             self._stamp()
         return hold
+
+    def _set_aside(self, hold: Hold, project_id: UUID) -> None:
+        """What the start will claim is out of others' reach: else attempts got notice for nothing."""
+        needed_s = hold.gpus * ((hold.end_ms - hold.start_ms) // MS)
+        for grant in self.active_grants(project_id, hold.flavor, hold.start_ms, hold.end_ms):
+            if grant.remaining_s - self.claimed_s(grant.id) >= needed_s:
+                self._aside[hold.job_id] = (grant.id, needed_s)
+                self._claimed_s[grant.id] = self.claimed_s(grant.id) + needed_s
+                return
 
     def takeable(self, flavor: str, queue: str) -> list[Run]:
         """What other queues have borrowed now and may be taken back for a queue, the first to give way first."""

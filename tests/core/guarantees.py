@@ -51,9 +51,8 @@ def keep(world, kept, job, queue):
         start_ms = max(kept.start_ms, world.at_ms)
         end_ms = start_ms + job.request.walltime_s * MS
         picks = tuple((rooms.index[node], gpus) for node, gpus in kept.place)
-        world.hold(
-            Hold(job.id, queue, kept.flavor, job.request.gpus, start_ms, end_ms, picks, kept.share_class)
-        )
+        hold = Hold(job.id, queue, kept.flavor, job.request.gpus, start_ms, end_ms, picks, kept.share_class)
+        world.hold(replace(hold, is_reclaim=kept.is_reclaim, project_id=job.project_id))
 
 
 def denied(snapshot, policy):

@@ -241,6 +241,64 @@ def test_what_an_operator_protects_is_no_victim(build):
     assert kinds(plan, Preempt) == []
 
 
+CLAIM_S = 8 * 3_600
+
+
+def reclaiming(build, remaining_s, jobs):
+    """Job 1 waits for the GPUs of a borrower under notice; the other node is free."""
+    policy = build.policy({"q": {"nominal": 16}, "x": {"nominal": 0}})
+    notice = {"reclaimed_by": JobId(1), "stop_ms": build.now_ms + MINUTE_MS}
+    held = " ".join(f"n0:{gpu}" for gpu in range(8))
+    live = [build.live(9, held, "x", wall_s=90_000, grace_s=120, **notice)]
+    start_ms, planned_ms = build.now_ms + MINUTE_MS, build.now_ms - MINUTE_MS
+    kept = Reservation(
+        JobId(1), start_ms, (("n0", 8),), "h200", ShareClass.ENTITLED, planned_ms, is_reclaim=True
+    )
+    snapshot = build.snapshot(
+        build.nodes(8, 8),
+        jobs,
+        live,
+        [build.grant(remaining_s=remaining_s)],
+        reservations=(kept,),
+    )
+    return snapshot, policy
+
+
+@pytest.mark.parametrize(("remaining_s", "is_started"), [(2 * CLAIM_S, True), (2 * CLAIM_S - 1, False)])
+def test_no_job_of_the_project_uses_up_the_budget_of_a_start_that_attempts_got_notice_for(
+    build, remaining_s, is_started
+):
+    jobs = [build.job(1, 8), build.job(2, 8)]
+    snapshot, policy = reclaiming(build, remaining_s, jobs)
+    plan = make_plan(snapshot, policy)
+    assert [entry.job_id for entry in kinds(plan, Admit)] == ([2] if is_started else [])
+    assert [entry.job_id for entry in kinds(plan, Reserve)] == [1]
+    if not is_started:
+        numbers = {"claim_s": CLAIM_S, "remaining_s": CLAIM_S - 1, "pending_s": CLAIM_S}
+        assert reasons(plan)[2] == (ReasonCode.BUDGET_EXHAUSTED, numbers)
+    later = make_plan(
+        replace(snapshot, live=()), policy
+    )  # the borrower ended: what was set aside pays the start
+    assert {entry.job_id for entry in kinds(later, Admit)} == ({1, 2} if is_started else {1})
+
+
+def test_notice_that_goes_out_sets_aside_budget_of_a_grant_that_lasts(build):
+    """The first grant to end does not reach the later end of the reclaimer: it pays a job that starts now."""
+    policy = build.policy({"q": {"nominal": 12}, "x": {"nominal": 0}})
+    live = [build.live(9, " ".join(f"n0:{gpu}" for gpu in range(8)), "x", wall_s=90_000)]
+    lasting = build.grant(2, remaining_s=CLAIM_S)
+    jobs = [build.job(1, 8, nodes=1), build.job(2, 4)]
+    snapshot = build.snapshot(build.nodes(8, 4), jobs, live, grants=[lasting])
+    plan = make_plan(snapshot, policy)
+    assert [entry.for_job for entry in kinds(plan, Preempt)] == [1]
+    assert kinds(plan, Admit) == []
+    assert reasons(plan)[2][0] is ReasonCode.BUDGET_EXHAUSTED
+    short = build.grant(1, remaining_s=CLAIM_S, ends_ms=build.now_ms + 3_600_000)
+    plan = make_plan(replace(snapshot, grants=(short, lasting)), policy)
+    assert [entry.for_job for entry in kinds(plan, Preempt)] == [1]
+    assert [(entry.job_id, entry.grant_id) for entry in kinds(plan, Admit)] == [(2, short.id)]
+
+
 def test_two_reclaimers_share_what_the_second_freed(build):
     """The first takes 2 of a borrower's 4; the second needs all 8 of a node: its victim serves the first too."""
     policy = build.policy({"a": {"nominal": 8}, "b": {"nominal": 8}, "x": {"nominal": 0}})
