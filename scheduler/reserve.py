@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from quota.policy import policy_queue
 from scheduler.fit import must_be_entitled
-from scheduler.model import JobId, PendingJob, ShareClass
+from scheduler.model import PendingJob, ShareClass
 from scheduler.place import Counts, Picks
 from scheduler.profile import Hold, Profile, Run, with_back
 from scheduler.reclaim import fewest_victims
@@ -85,19 +85,17 @@ class Search:
         is_taking = may_reclaim and self._is_within_nominal and bool(self._candidates)
         for begin in range(0, known, CHUNK):
             chunk = instants[begin : min(begin + CHUNK, known)]
-            may = self._may_start(chunk, passing=self._passing)
-            taking = self._may_start(chunk, giving_way=self._candidates) if is_taking else may
+            may = self._may_start(chunk)
+            taking = self._may_start(chunk, self._candidates) if is_taking else may
             for place in (may | taking).nonzero()[0].tolist():
                 if may[place] or self._class_at(chunk[place]) is ShareClass.ENTITLED:
                     yield chunk[place]
         for at_ms in instants[known:]:
-            if not self._is_plain or self._pick(self.profile.slack(at_ms)) is not None:
+            if self._is_within_nominal or self._pick(self.profile.slack(at_ms)) is not None:
                 yield at_ms
 
-    def _may_start(
-        self, instants: list[int], *, passing: Sequence[Hold] = (), giving_way: Sequence[Run] = ()
-    ) -> NDArray[np.bool_]:
-        """For each instant whether GPUs would do, if these planned starts and runs were out of the way."""
+    def _may_start(self, instants: list[int], giving_way: Sequence[Run] = ()) -> NDArray[np.bool_]:
+        """For each instant whether GPUs would do, if these runs were out of the way."""
         timeline = self.profile.timeline
         rooms = timeline.of(instants)
         for run in giving_way:
@@ -113,8 +111,7 @@ class Search:
             first = bisect_right(instants, at_ms - self.length_ms)
             last = bisect_left(instants, at_ms)
             if first < last and at_ms < timeline.until_ms:
-                back = [hold.picks for hold in passing if hold.start_ms <= at_ms < hold.end_ms]
-                back += [run.picks for run in giving_way if run.end_ms > at_ms]
+                back = [run.picks for run in giving_way if run.end_ms > at_ms]
                 here = with_back(timeline.at(at_ms), back)
                 np.minimum(rooms[first:last], here, out=rooms[first:last])
         may[places] = self._may_hold(rooms)
@@ -129,20 +126,9 @@ class Search:
         return self.shape.gpus <= self.shares.tree.nominal.get(self.queue, 0)
 
     @cached_property
-    def _passing(self) -> list[Hold]:
-        """Planned starts that the job might run past, on these nodes."""
-        others = self.shares.entitled_of_others(self.queue)
-        return [hold for hold in others if hold.flavor == self.profile.flavor]
-
-    @cached_property
     def _candidates(self) -> Sequence[Run]:
         """What other queues have borrowed now and may be taken back, on these nodes; the first to give way first."""
         return self.world.takeable(self.profile.flavor, self.queue)
-
-    @cached_property
-    def _is_plain(self) -> bool:
-        """Whether the job can neither be entitled, and take back, nor run past anything planned."""
-        return not self._is_within_nominal and not any(self.shares.entitled_of_others(self.queue))
 
     def _is_fresh(self, run: Run) -> bool:
         """Whether it starts this very instant: nobody gets notice before he has begun."""
@@ -222,14 +208,12 @@ class Search:
         return self.shares.class_at(self.queue, self.shape.gpus, at_ms)
 
     def _ask(self, at_ms: int) -> Ask:
-        """A start at an instant as the quota tree sees it."""
+        """A start at an instant as the quota tree sees it; it respects every planned start.
+
+        Only what starts now may run past one, as it can be stopped for it: what waits has nothing to give back.
+        """
         gpus, end_ms = self.shape.gpus, at_ms + self.length_ms
-        is_entitled = self._class_at(at_ms) is ShareClass.ENTITLED
-        past: frozenset[JobId] = frozenset()
-        if not is_entitled:
-            grace_ms = self.world.bounds.grace_ms(self.queue)
-            past = self.shares.runs_past(self.queue, gpus, grace_ms, at_ms, end_ms)
-        return Ask(self.queue, gpus, at_ms, end_ms, is_entitled, past)
+        return Ask(self.queue, gpus, at_ms, end_ms, self._class_at(at_ms) is ShareClass.ENTITLED)
 
     def _place(self, ask: Ask, victims: Sequence[Run], only: Picks | None = None) -> Picks | None:
         """Nodes for a start if these runs are gone by it; None where limits, windows or room refuse."""
@@ -240,7 +224,7 @@ class Search:
             gone = frozenset(run.id for run in freed)
             if self.shares.refusal(replace(ask, without=gone)) is not None:
                 return None
-        room = self.profile.throughout(ask.start_ms, ask.end_ms, past=ask.past, freed=freed)
+        room = self.profile.throughout(ask.start_ms, ask.end_ms, freed=freed)
         room = self.profile.open(room, ask.start_ms, ask.end_ms, self.job.project_id)
         room = self.world.with_beside(room, self.shape, ask, freed)
         if only is not None:

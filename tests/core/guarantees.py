@@ -7,12 +7,14 @@ from dataclasses import replace
 from quota.policy import policy_queue
 from quota.tree import WHOLE
 from scheduler.fit import Bounds, Fit, World, fits_eligible, not_eligible
-from scheduler.model import Admit, Reserve, ShareClass
+from scheduler.model import Admit, ReasonCode, Reserve, ShareClass, Wait
 from scheduler.order import Aging
 from scheduler.profile import Hold
 from scheduler.world import NO_LIMITS
 
 MS = 1_000
+LOST = {ReasonCode.ARRAY_CAP, ReasonCode.BUDGET_EXHAUSTED}
+"""What a start of the same cycle may take from a job beside GPUs."""
 
 
 def world_of(snapshot, policy, without=()):
@@ -111,13 +113,15 @@ def overtaken(snapshot, policy, plan):
 def put_off(snapshot, policy, plan):
     """Planned starts that come later than before, or are gone, though no entitled work took their place.
 
-    Only entitled work may: a start of this cycle, or a planned one.
+    Only entitled work may: a start of this cycle, or a planned one. A job that another start left without budget or a
+    place in its array has no planned start any more.
     """
     told = {entry.job_id: entry for entry in plan.entries if isinstance(entry, Reserve)}
     started = {entry.job_id: entry for entry in plan.entries if isinstance(entry, Admit)}
     before = {kept.job_id: kept for kept in snapshot.reservations}
     world = world_of(snapshot, policy)
-    waiting = {job.id for job in snapshot.pending if not_eligible(job, world) is None}
+    lost = {entry.job_id for entry in plan.entries if isinstance(entry, Wait) and entry.reason in LOST}
+    waiting = {job.id for job in snapshot.pending if job.id not in lost and not_eligible(job, world) is None}
     is_moved_by = any(entry.share_class is ShareClass.ENTITLED for entry in started.values()) or any(
         entry.share_class is ShareClass.ENTITLED
         and (job_id not in before or before[job_id].start_ms != entry.start_ms)

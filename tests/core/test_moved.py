@@ -214,8 +214,6 @@ def assert_true(found, standing, snapshot, plan, cluster):
         MoveCause.OVERDUE: True,
         MoveCause.AGED: False,  # nobody waits long enough here
         MoveCause.NOT_ELIGIBLE: job.is_held,
-        # Two planned starts of which one may run past the other, as it would have to give way to it.
-        MoveCause.REPLANNED: {ShareClass.BORROWED, ShareClass.ENTITLED}
-        & {one.share_class for one in snapshot.reservations},
+        MoveCause.REPLANNED: False,
     }
     assert holds[found.cause], found

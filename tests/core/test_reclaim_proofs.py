@@ -224,7 +224,6 @@ def test_a_gang_of_the_whole_nominal_lands_under_an_endless_flood(sizes, reserva
         assert cluster.at_ms - came_ms <= (60 + 30 + 2 + 2) * MINUTE_MS
 
 
-@pytest.mark.nightly  # found with 200 examples what is still open in the planner
 @given(
     st.lists(st.sampled_from([4, 8]), min_size=1, max_size=3),
     st.sampled_from([1, 2, 16]),
@@ -232,7 +231,11 @@ def test_a_gang_of_the_whole_nominal_lands_under_an_endless_flood(sizes, reserva
     st.data(),
 )
 def test_no_lower_ordered_job_delays_a_planned_start(sizes, reservations, jobs, data):
-    """Later jobs of the same class come all the time, and some end early: nobody starts later than first told."""
+    """Later jobs come all the time, and some end early: only who stands before a job may put its planned start off.
+
+    All are of one queue and entitled or borrowed as room allows; one that stands before others may take its start
+    sooner when something ends early, and they then give way to it.
+    """
     cluster = Cluster(policy_of({"q": {"nominal": sum(sizes)}}, start_reservations=reservations), sizes)
     told = {}
     for gpus, minutes in jobs:
@@ -241,8 +244,11 @@ def test_no_lower_ordered_job_delays_a_planned_start(sizes, reservations, jobs, 
         for entry in entries(plan, Admit):
             assert told.pop(entry.job_id, plan.at_ms) >= plan.at_ms
         now = {entry.job_id: entry.start_ms for entry in entries(plan, Reserve)}
-        assert all(now[job_id] <= start_ms for job_id, start_ms in told.items())
-        told |= now
+        changed = {job_id for job_id in now if now[job_id] != told.get(job_id)}
+        changed |= {entry.job_id for entry in entries(plan, Admit)}
+        later = {job_id for job_id in told if job_id not in now or now[job_id] > told[job_id]}
+        assert all(min(changed, default=job_id) < job_id for job_id in later)
+        told = now
         cluster.advance(1)
         if cluster.live and data.draw(st.integers(0, 5)) == 0:
             cluster.finish(data.draw(st.sampled_from(sorted(cluster.live))))
@@ -250,7 +256,9 @@ def test_no_lower_ordered_job_delays_a_planned_start(sizes, reservations, jobs, 
 
 def test_an_aged_gang_that_took_back_is_overtaken_by_no_later_job_of_its_queue():
     """The room beside it while its victim has its grace is not given to those behind it, nor once it has waited on."""
-    tree = {name: {"nominal": nominal, "preemption": {"grace": "2m"}} for name, nominal in (("q", 6), ("r", 2))}
+    tree = {
+        name: {"nominal": nominal, "preemption": {"grace": "2m"}} for name, nominal in (("q", 6), ("r", 2))
+    }
     policy = policy_of(tree, aging={"full_after": "1h"}, start_reservations=0)
     cluster = Cluster(policy, [8])
     for _ in range(3):
