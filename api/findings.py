@@ -34,7 +34,7 @@ KINDS: Final = frozenset(
         OTHER,
     }
 )
-"""Kinds that have words. Source: error types of pydantic 2, and the refusals of `scheduler.submission`."""
+"""Kinds that have words. Source: error types of pydantic 2, and the refusals of `scheduler.asked`."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,6 +16,27 @@ from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.orm import Session
 
 from quota.model import Policy
+from scheduler.asked import (
+    MAX_ARRAY,
+    MAX_COMMAND_ARGS,
+    MAX_COMMAND_BYTES,
+    MAX_CPUS_PER_GPU,
+    MAX_DEPENDENCIES,
+    MAX_ENV_BYTES,
+    MAX_ENV_ENTRIES,
+    MAX_GPUS,
+    MAX_MEMORY_BYTES,
+    MAX_NAME_CHARS,
+    MAX_NODE_LABELS,
+    MAX_OUTPUT_CHARS,
+    MAX_OUTPUTS,
+    MAX_PRIORITY,
+    MAX_WALLTIME_S,
+    ArrayAsked,
+    Dependency,
+    JobRefusedError,
+    Submission,
+)
 from scheduler.changes import Book, take
 from scheduler.dispatch.limits import MAX_BUNDLE_BYTES
 from scheduler.facts import CancelRequested
@@ -30,30 +51,7 @@ from scheduler.figures import (
 )
 from scheduler.model import JobId, JobState
 from scheduler.shown import ArtefactView, AttemptRecord, JobText, JobView, RankRecord
-from scheduler.submission import (
-    MAX_ARRAY,
-    MAX_COMMAND_ARGS,
-    MAX_COMMAND_BYTES,
-    MAX_CPUS_PER_GPU,
-    MAX_DEPENDENCIES,
-    MAX_ENV_BYTES,
-    MAX_ENV_ENTRIES,
-    MAX_GPUS,
-    MAX_MEMORY_BYTES,
-    MAX_NAME_CHARS,
-    MAX_NODE_LABELS,
-    MAX_OUTPUT_CHARS,
-    MAX_OUTPUTS,
-    MAX_PENDING_PER_PROJECT,
-    MAX_PRIORITY,
-    MAX_WALLTIME_S,
-    ArrayAsked,
-    Dependency,
-    JobRefusedError,
-    Submission,
-    accept,
-    accept_all,
-)
+from scheduler.submission import MAX_PENDING_PER_PROJECT, accept, accept_all
 from scheduler.tables import BundleRow, JobRow
 from scheduler.views import (
     JobNotFoundError,

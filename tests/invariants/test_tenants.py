@@ -64,6 +64,7 @@ ALLOWED = {
     "scheduler.compare._held": VERIFIED,
     "scheduler.compare._suspended": VERIFIED,
     "scheduler.compare.compare": VERIFIED,
+    "scheduler.explaining.last_starts": "how far planned starts were from what was told, without saying whose",
     "scheduler.figures._held_by_queue": FIGURE,
     "scheduler.figures._uses": FIGURE,
     "scheduler.figures._waits_s": FIGURE,

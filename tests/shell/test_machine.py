@@ -23,6 +23,7 @@ from sqlalchemy.orm import Session
 from quota import service as quota
 from quota.model import Policy
 from scheduler import acts, jobs, nodes, notices
+from scheduler.asked import Dependency
 from scheduler.fields import ActKind, DependencyKind, Standing
 from scheduler.fit import Fit, NoFit, fits_eligible, not_eligible
 from scheduler.model import (
@@ -37,7 +38,6 @@ from scheduler.model import (
 from scheduler.plan import make_plan
 from scheduler.service import cycle
 from scheduler.snapshot import load, pending_jobs
-from scheduler.submission import Dependency
 from scheduler.tables import JobRow
 from store import clock, embedded, engine
 from store.engine import snapshot, transaction

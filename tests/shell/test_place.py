@@ -9,7 +9,7 @@ import pytest
 
 from quota import service as quota
 from quota.model import Ground, GroundKind
-from scheduler import jobs, nodes, submission
+from scheduler import jobs, nodes
 from scheduler.agent.inventory import GpuInventory
 from scheduler.model import JobState, Placement, ReasonCode, Request
 from store import clock, journal
@@ -114,11 +114,11 @@ def test_what_no_node_has_is_refused_at_submit(racks, gpus, asks, numbers):
     ("asks", "field"),
     [
         ({"cpus_per_gpu": 0}, "cpus_per_gpu"),
-        ({"cpus_per_gpu": submission.MAX_CPUS_PER_GPU + 1}, "cpus_per_gpu"),
+        ({"cpus_per_gpu": jobs.MAX_CPUS_PER_GPU + 1}, "cpus_per_gpu"),
         ({"memory_bytes_per_gpu": 0}, "memory_bytes_per_gpu"),
-        ({"memory_bytes_per_gpu": submission.MAX_MEMORY_BYTES + 1}, "memory_bytes_per_gpu"),
+        ({"memory_bytes_per_gpu": jobs.MAX_MEMORY_BYTES + 1}, "memory_bytes_per_gpu"),
         (
-            {"node_labels": tuple((f"k{n}", "v") for n in range(submission.MAX_NODE_LABELS + 1))},
+            {"node_labels": tuple((f"k{n}", "v") for n in range(jobs.MAX_NODE_LABELS + 1))},
             "node_labels",
         ),
     ],

@@ -10,12 +10,12 @@ from sqlalchemy import select
 from quota import service as quota
 from quota.policy import parse_policy
 from scheduler import acts, jobs, notices, observe, sampling
+from scheduler.asked import Dependency
 from scheduler.explaining import preview_policy
 from scheduler.fields import ActKind, DependencyKind
 from scheduler.journal_trace import read_journal
 from scheduler.model import JobState, NodeState, WindowKind
 from scheduler.snapshot import load
-from scheduler.submission import Dependency
 from scheduler.tables import AttemptRow, JobRow
 from store import clock, journal
 from store.engine import snapshot, transaction

@@ -35,19 +35,19 @@ def count(world):
         ({"gpus": 1, "walltime_s": 86_401}, "NEVER_FITS", {"limit": "walltime", "max_walltime_s": 86_400}),
         ({"gpus": 0}, "BAD_JOB", {"field": "gpus"}),
         ({"gpus": -3}, "BAD_JOB", {"field": "gpus"}),
-        ({"gpus": 10**12}, "BAD_JOB", {"field": "gpus", "limit": submission.MAX_GPUS}),
+        ({"gpus": 10**12}, "BAD_JOB", {"field": "gpus", "limit": jobs.MAX_GPUS}),
         ({"walltime_s": -1}, "BAD_JOB", {"field": "walltime_s"}),
         ({"walltime_s": 0}, "WALLTIME_MISSING", {"queue": "science"}),
         ({"nodes": 0}, "BAD_JOB", {"field": "nodes"}),
         ({"command": ()}, "BAD_JOB", {"field": "command"}),
-        ({"command": ("x",) * (submission.MAX_COMMAND_ARGS + 1)}, "BAD_JOB", {"field": "command"}),
+        ({"command": ("x",) * (jobs.MAX_COMMAND_ARGS + 1)}, "BAD_JOB", {"field": "command"}),
         ({"command": ("x\0",)}, "BAD_JOB", {"field": "text"}),
-        ({"name": "x" * (submission.MAX_NAME_CHARS + 1)}, "BAD_JOB", {"field": "name"}),
+        ({"name": "x" * (jobs.MAX_NAME_CHARS + 1)}, "BAD_JOB", {"field": "name"}),
         ({"name": "  "}, "BAD_JOB", {"field": "name"}),
-        ({"env": {f"V{n}": "" for n in range(submission.MAX_ENV_ENTRIES + 1)}}, "BAD_JOB", {"field": "env"}),
+        ({"env": {f"V{n}": "" for n in range(jobs.MAX_ENV_ENTRIES + 1)}}, "BAD_JOB", {"field": "env"}),
         ({"env": {"A B": ""}}, "BAD_JOB", {"field": "env"}),
-        ({"outputs": ("*",) * (submission.MAX_OUTPUTS + 1)}, "BAD_JOB", {"field": "outputs"}),
-        ({"priority": -submission.MAX_PRIORITY - 1}, "BAD_JOB", {"field": "priority"}),
+        ({"outputs": ("*",) * (jobs.MAX_OUTPUTS + 1)}, "BAD_JOB", {"field": "outputs"}),
+        ({"priority": -jobs.MAX_PRIORITY - 1}, "BAD_JOB", {"field": "priority"}),
         ({"bundle_digest": "ab" * 32}, "BUNDLE_UNKNOWN", {"digest": "ab" * 32}),
     ],
 )
@@ -60,16 +60,16 @@ def test_what_can_never_run_is_refused_with_what_would(world, asked, code, numbe
 
 def test_limits_take_what_lies_on_their_edge(world):
     job_id = world.submit(
-        name="x" * submission.MAX_NAME_CHARS,
-        command=("x",) * submission.MAX_COMMAND_ARGS,
-        env={f"V{n}": "" for n in range(submission.MAX_ENV_ENTRIES)},
-        outputs=("*",) * submission.MAX_OUTPUTS,
-        priority=submission.MAX_PRIORITY,
+        name="x" * jobs.MAX_NAME_CHARS,
+        command=("x",) * jobs.MAX_COMMAND_ARGS,
+        env={f"V{n}": "" for n in range(jobs.MAX_ENV_ENTRIES)},
+        outputs=("*",) * jobs.MAX_OUTPUTS,
+        priority=jobs.MAX_PRIORITY,
         walltime_s=86_400,
         gpus=8,
     )
     view = world.view(job_id)
-    assert len(view.text.command) == submission.MAX_COMMAND_ARGS
+    assert len(view.text.command) == jobs.MAX_COMMAND_ARGS
 
 
 def test_a_claim_beyond_the_grant_is_refused_and_one_that_must_wait_is_not(world):

@@ -9,6 +9,7 @@ from quota import service as quota
 from scheduler import apply as applying
 from scheduler import jobs, nodes
 from scheduler.apply import Planned, apply
+from scheduler.asked import ArrayAsked
 from scheduler.dispatch.fake import Script
 from scheduler.facts import LaunchCommitted
 from scheduler.launch import record_all
@@ -16,7 +17,6 @@ from scheduler.lifecycle import InvalidTransition
 from scheduler.model import JobState, Request
 from scheduler.plan import make_plan
 from scheduler.snapshot import load
-from scheduler.submission import ArrayAsked
 from scheduler.tables import AllocationRow, JobRow
 from store import clock
 from store.engine import snapshot, transaction

@@ -10,13 +10,13 @@ from sqlalchemy import text
 
 from quota import service as quota
 from scheduler import acts, jobs, warm
+from scheduler.asked import Dependency
 from scheduler.dispatch.fake import Script
 from scheduler.fields import ActKind, DependencyKind
 from scheduler.model import JobState, Request
 from scheduler.plan import make_plan, plan_digest
 from scheduler.replay import replay
 from scheduler.snapshot import load
-from scheduler.submission import Dependency
 from scheduler.tables import JobRow
 from scheduler.warm import Warm
 from store import clock, journal, lease
