@@ -14,6 +14,9 @@ POOL_SIZE = 10
 STATEMENT_TIMEOUT_MS = 30_000
 """No statement of the platform needs longer; a stuck one must not hold its locks for ever."""
 
+IDLE_TIMEOUT_MS = 30_000
+"""Longest pause within a transaction: a process that froze in one must not keep its locks, the lease's among them."""
+
 WAKE_CHANNEL = "kezek_wake"
 """NOTIFY channel that wakes the scheduler: a job was submitted, cancelled, or something ended."""
 
@@ -39,7 +42,10 @@ def open_engine(url: str, *, pool_size: int = POOL_SIZE) -> Engine:
         pool_size=pool_size,
         max_overflow=pool_size,
         pool_pre_ping=True,
-        connect_args={"options": f"-c timezone=UTC -c statement_timeout={STATEMENT_TIMEOUT_MS}"},
+        connect_args={
+            "options": f"-c timezone=UTC -c statement_timeout={STATEMENT_TIMEOUT_MS}"
+            f" -c idle_in_transaction_session_timeout={IDLE_TIMEOUT_MS}"
+        },
     )
 
 

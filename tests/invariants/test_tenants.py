@@ -55,7 +55,6 @@ ALLOWED = {
     "quota.service.open_claims": VERIFIED,
     "quota.service.verify": "the books recomputed whole",
     "scheduler.admitting._lock": OWN_WORK,
-    "scheduler.explaining.last_starts": FIGURE,
     "scheduler.admitting._write": OWN_WORK,
     "scheduler.apply._write_waits": OWN_WORK,
     "scheduler.changes.open_all": OWN_WORK,

@@ -229,6 +229,21 @@ def test_lease_has_one_holder_and_a_rising_epoch(database):
     assert third.epoch == 3
 
 
+def test_a_process_that_froze_within_a_transaction_keeps_no_lock(database, monkeypatch):
+    with transaction(database.engine) as session:
+        assert lease.acquire(session, "scheduler", "first", at=clock.now(), ttl_s=0) is not None
+    monkeypatch.setattr(engine, "IDLE_TIMEOUT_MS", 200)
+    frozen = engine.open_engine(database.url, pool_size=1)
+    with frozen.connect() as connection:
+        connection.execute(text("SELECT * FROM leases FOR UPDATE"))
+        with transaction(database.engine) as session:  # waits for the frozen one's locks
+            taken = lease.acquire(session, "scheduler", "second", at=clock.now(), ttl_s=10)
+        assert taken is not None
+        with pytest.raises(DBAPIError, match="idle-in-transaction"):
+            connection.execute(text("SELECT 1"))
+    frozen.dispose()
+
+
 def test_two_that_want_a_new_lease_at_once_get_one(database):
     results = []
 
