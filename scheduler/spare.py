@@ -43,8 +43,36 @@ def _start_now(turns: Turns, job_id: JobId) -> None:
     found = fits_eligible(turns.jobs[job_id], turns.world)
     if isinstance(found, Fit):
         turns.start(turns.jobs[job_id], found)
-    else:
-        turns.world.hold(hold)
+        return
+    turns.world.hold(hold)
+    for other in dict.fromkeys(turns.reclaims):
+        if other in turns.world.held and _exchange(turns, hold, turns.world.held[other]):
+            return
+
+
+def _exchange(turns: Turns, hold: Hold, other: Hold) -> bool:
+    """Start a job on what is free and kept for another, whom its victims make room for then; whether it did."""
+    world, job = turns.world, turns.jobs[hold.job_id]
+    is_in_time = other.is_reclaim and hold.start_ms <= other.start_ms and hold.flavor == other.flavor
+    if hold is other or not is_in_time:
+        return False
+    world.release(hold.job_id)
+    world.release(other.job_id)
+    runs = world.profiles[hold.flavor].runs
+    victims = [runs[victim] for victim in (*other.victims, *hold.victims)]
+    found = None
+    if all(run.queue != other.queue for run in victims):
+        found = Search(turns.jobs[other.job_id], other.flavor, world).without(other, victims)
+    if found is not None:
+        world.hold(found)
+        fit = fits_eligible(job, world)
+        if isinstance(fit, Fit):
+            turns.start(job, fit)
+            return True
+        world.release(other.job_id)
+    world.hold(other)
+    world.hold(hold)
+    return False
 
 
 def _spare(turns: Turns, hold: Hold, victim: AttemptId) -> None:

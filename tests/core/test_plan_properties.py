@@ -23,6 +23,7 @@ from scheduler.model import (
     Preempt,
     ReasonCode,
     Reserve,
+    Slot,
     Wait,
     Window,
     WindowKind,
@@ -401,3 +402,33 @@ def test_a_guarantee_is_denied_no_longer_than_the_grace(build):
     cluster.advance(7)
     cluster.cycle()
     assert f"{gang}-1" in cluster.live
+
+
+def test_a_reclaimer_that_could_start_beside_what_it_takes_back_for_another_starts_now(build):
+    """One GPU is free and kept for a gang; the second job starts on it, and its victim gives way to the gang."""
+    tree = {
+        "a": {"nominal": 3, **GRACE},
+        "b": {"nominal": 2, **GRACE},
+        "c": {"nominal": 0, **GRACE},
+    }
+    cluster = Cluster(build.policy(tree), [2, 2, 1])
+    for _ in range(2):
+        cluster.submit(2, "c", 300)
+    cluster.cycle()
+    cluster.advance(1)
+    gang, small = cluster.submit(3, "a", 10), cluster.submit(1, "b", 3)
+    spread = (Slot("n1", ("n1:0",)), Slot("n2", ("n2:0",)))
+    cluster.live["2-1"] = replace(cluster.live["2-1"], slots=spread)
+    plan = cluster.cycle()
+    assert [(entry.job_id, entry.slots) for entry in entries(plan, Admit)] == [
+        (small, (Slot("n1", ("n1:1",)),))
+    ]
+    assert [entry.job_id for entry in entries(plan, Reserve)] == [gang]
+    assert {(entry.attempt_id, entry.for_job) for entry in entries(plan, Preempt)} == {
+        ("1-1", gang),
+        ("2-1", gang),
+    }
+    assert entries(cluster.plan(), Admit) == []
+    cluster.advance(2)
+    cluster.cycle()
+    assert gang not in cluster.pending
