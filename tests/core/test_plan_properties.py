@@ -311,14 +311,17 @@ class Cycles(RuleBasedStateMachine):
             assert entry.stop_ms >= snapshot.at_ms + victim.grace_s * 1_000
 
     def every_victim_is_needed(self, plan):
-        """Were any one victim to run on, some planned start would miss its GPUs."""
+        """Were any one victim to run on, some planned start would miss its GPUs, or its part of a limit above both."""
         victims = {entry.attempt_id for entry in entries(plan, Preempt)}
         reserves = [entry for entry in entries(plan, Reserve) if entry.is_reclaim]
         by_job = {entry.for_job for entry in entries(plan, Preempt)}
         assert by_job <= {entry.job_id for entry in reserves}
         for victim in victims:
             nodes = {slot.node for slot in self.cluster.live[victim].slots}
-            assert any(node in nodes for entry in reserves for node, _ in entry.place)
+            above = self.cluster.live[victim].queue.rpartition("/")[0]
+            queues = {self.cluster.pending[entry.job_id].queue for entry in reserves}
+            is_limited = bool(above) and any(queue.startswith(f"{above}/") for queue in queues)
+            assert is_limited or any(node in nodes for entry in reserves for node, _ in entry.place)
 
     def reclaimers_start_on_what_was_freed(self, plan):
         """A job that got notices sent starts at the instant that it was told, unless the world changed."""
