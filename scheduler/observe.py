@@ -7,7 +7,7 @@ stays missed. All of it may be heard twice.
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -286,7 +286,7 @@ def deliver_stop(leader: Leader, attempt_id: str) -> None:
         if row is None or row.state not in LIVE or row.stop_why is None:
             return
         nodes = [str(rank["node"]) for rank in row.ranks if rank["ended_ms"] is None]
-        up = _up_nodes(session)
+        up = _up_of(session, nodes)
         # Told again only when the same stop is undelivered still: a launch that was late sets it anew.
         told_for = row.stop_at
     for node in nodes:
@@ -307,9 +307,10 @@ def deliver_stop(leader: Leader, attempt_id: str) -> None:
     prove_absence(leader, attempt_id)
 
 
-def _up_nodes(session: Session) -> frozenset[str]:
-    gone = select(NodeRow.name).where(NodeRow.state != NodeState.DOWN.value)
-    return frozenset(session.scalars(gone))
+def _up_of(session: Session, nodes: Collection[str]) -> frozenset[str]:
+    """Which of these nodes are not down."""
+    up = select(NodeRow.name).where(NodeRow.name.in_(nodes), NodeRow.state != NodeState.DOWN.value)
+    return frozenset(session.scalars(up))
 
 
 def prove_absence(leader: Leader, attempt_id: str) -> None:
@@ -327,7 +328,7 @@ def prove_absence(leader: Leader, attempt_id: str) -> None:
         if row is None or row.state not in LIVE or row.stop_why is None:
             return
         open_nodes = [str(rank["node"]) for rank in row.ranks if rank["ended_ms"] is None]
-        up = _up_nodes(session)
+        up = _up_of(session, open_nodes)
         walltime_s = session.get_one(JobRow, row.job_id).walltime_s
         began = row.committed_at or row.admitted_at
     now_ms = clock.to_ms(clock.now())
