@@ -12,6 +12,7 @@ import logging
 import socket
 import socketserver
 import threading
+from abc import ABC, abstractmethod
 from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Final
@@ -69,7 +70,7 @@ def listen_address(listen: str, token: str | None, setting: str) -> tuple[str, i
     return host, number
 
 
-class MetricsServer(ThreadingHTTPServer):
+class MetricsServer(ThreadingHTTPServer, ABC):
     """Serves one page of metrics; a subclass says which.
 
     Args:
@@ -88,6 +89,7 @@ class MetricsServer(ThreadingHTTPServer):
         self._slots = threading.BoundedSemaphore(MAX_CONNECTIONS)
         super().__init__(address, _Handler)
 
+    @abstractmethod
     def metrics(self, scrape_timeout: str | None) -> bytes:
         """The metrics in Prometheus' text format.
 
@@ -97,7 +99,6 @@ class MetricsServer(ThreadingHTTPServer):
         Raises:
             ScrapeBusyError: They cannot be had in that time.
         """
-        raise NotImplementedError
 
     def may_read(self, authorization: str) -> bool:
         """Whether a request with this ``Authorization`` header may read the metrics."""

@@ -48,7 +48,7 @@ _OF_BOOKS: Final = frozenset({"grant", "ledger"})
 
 
 @dataclass(frozen=True, slots=True)
-class _Told:
+class Told:
     """The part of a record that is about what is still known."""
 
     kind: str
@@ -181,7 +181,7 @@ class Known:
         if name is not None and name not in self._state.attempts and record.kind != "job.admitted":
             data = {"job": data["job"]} if "job" in data else {}
             name = None
-        self._state.take(_Told(record.kind, record.subject, data))
+        self._state.take(Told(record.kind, record.subject, data))
         self._changed.jobs.add(job_id)
         fields = self._state.jobs[job_id]
         if name is not None:

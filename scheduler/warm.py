@@ -22,7 +22,7 @@ from quota.fold import Books
 from quota.model import Policy
 from scheduler.fold import FoldedState
 from scheduler.index import Index
-from scheduler.known import Known
+from scheduler.known import Known, Told
 from scheduler.model import AttemptId, JobState, Snapshot
 from scheduler.replay import Visibility
 from scheduler.rows import attempt_fields, job_fields
@@ -58,15 +58,6 @@ ORDER BY journal.id LIMIT :most
 """One statement, so that the records and the snapshot they belong to are of one instant in any isolation."""
 
 _logger = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True, slots=True)
-class _Record:
-    """What the fold reads of a record."""
-
-    kind: str
-    subject: str
-    data: dict[str, object]
 
 
 @dataclass(slots=True)
@@ -135,7 +126,7 @@ class Warm:
         if len(rows) > MAX_RECORDS:
             self.forget(f"more than {MAX_RECORDS} records came since the last cycle")
             return
-        records = [_Record(row.kind, row.subject, row.data) for row in rows if row.id is not None]
+        records = [Told(row.kind, row.subject, row.data) for row in rows if row.id is not None]
         unknown = {record.kind for record in records} - journal.KINDS.keys()
         if unknown:
             self.forget(f"records of an unknown kind came: {', '.join(sorted(unknown))}")
