@@ -73,7 +73,10 @@ def until(is_done: Callable[[], bool], what: str, deadline_s: float = 20.0) -> N
 
 @dataclass
 class World:
-    """A database with a policy, organisations and nodes, and a scheduler that is driven by hand."""
+    """A database with a policy, organisations and nodes, and a scheduler that is driven by hand.
+
+    With `like` the database is a copy of that one's, as it was made.
+    """
 
     engine: Engine
     scripts: dict[int, Script] = field(default_factory=dict)
@@ -84,16 +87,21 @@ class World:
     silent: set[str] = field(default_factory=set)
     looks: int = 0
     warm: Warm = field(default_factory=Warm)
+    like: World | None = None
 
     def __post_init__(self) -> None:
         slots = {name: GpuInventory.simulate(name, self.gpus, FLAVOR).gpus for name in self.node_names}
         self.executor = FakeExecutor(slots, self._script, at=self._agents_now)
+        self.pool = ThreadPoolExecutor(4)
+        if self.like is not None:
+            self.project, self.principal, self.grant = self.like.project, self.like.principal, self.like.grant
+            self.leader = self._led(self.like.leader.held)
+            return
         at = clock.now()
         with transaction(self.engine) as session:
             quota.enact(session, POLICY, at=at, actor="system")
         self.project, self.principal = self.tenant("aurora", "science")
         self.grant = self.award(self.project)
-        self.pool = ThreadPoolExecutor(4)
         self.leader = self.lead("first")
 
     def _script(self, asked: Lease) -> Script:
@@ -172,14 +180,20 @@ class World:
             )
             assert held is not None
         self.warm = Warm()
-        self.leader = Leader(self.engine, self.executor, held, self.pool, threading.Event())
+        self.leader = self._led(held)
         for name in self.node_names:
             if name not in self.silent:
                 self.register(name)
-                self.executor.remove(name, f"epoch-{held.epoch}", held.epoch)
                 observe.relist(self.leader, name)
                 self.after[name] = 0
         return self.leader
+
+    def _led(self, held: lease.Held) -> Leader:
+        """Who leads by this lease; the nodes that answer know it."""
+        for name in self.node_names:
+            if name not in self.silent:
+                self.executor.remove(name, f"epoch-{held.epoch}", held.epoch)
+        return Leader(self.engine, self.executor, held, self.pool, threading.Event())
 
     def register(self, name: str) -> bool:
         probe = self.executor.probe(name)
