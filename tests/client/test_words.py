@@ -38,8 +38,9 @@ from products.localisation import Purpose
 from products.model import AiKind, BuiltOn, Direction, ProductStatus, Stage
 from products.registers import Criterion, DocumentState, Kind, Step
 from scheduler import model
+from scheduler.ending import FINAL_CODES
 from scheduler.fit import DISRUPTIONS, LACKS, Limit
-from scheduler.lifecycle import FINAL_CODES, IDLE_ERROR
+from scheduler.lifecycle import IDLE_ERROR
 from scheduler.order import ENTITLED_FIRST, FAIR_SHARE, PRIORITY_CLASS, RESERVED, RULES
 from scheduler.plan import AGED
 from scheduler.recurring import Every
