@@ -15,8 +15,9 @@ from kezek.cli import app, main
 from kezek.errors import FieldError
 from kezek.exits import Exit, exit_of
 from kezek.fields import Fields
+from kezek.machine import Cluster
 from kezek.messages import LANGUAGES, Messages, catalogue, choose_language
-from kezek.model import FINAL_STATES, Cluster, Job
+from kezek.model import FINAL_STATES, Job
 from kezek.places import OPTIONS, option_of
 from kezek.settings import Settings, config_path, read_settings, write_settings
 from kezek.submission import Typed, prepare
