@@ -12,7 +12,7 @@ from prometheus_client.registry import Collector
 from sqlalchemy import Engine
 from starlette.staticfiles import StaticFiles
 
-from api import errors
+from api import refusals
 from api.answers import Problem
 from api.context import Context
 from api.examples import EXAMPLES, POLICY_EXAMPLE
@@ -150,7 +150,7 @@ def create_app(
     ):
         app.include_router(router)
     app.mount("/static", StaticFiles(directory=public.PAGES_DIR / "static"), name="static")
-    errors.install(app)
+    refusals.install(app)
     app.add_middleware(BodyLimit)
     app.add_middleware(Latency, registry=registry)
     return app

@@ -12,9 +12,9 @@ from api.job_answers import ReasonOut
 from scheduler.acts import ActView, WindowView
 from scheduler.fields import ActKind
 from scheduler.interval import STATED_PERCENT, Interval
-from scheduler.model import WindowKind
 from scheduler.preview import Preview
 from scheduler.recurring import Every, Repeats
+from scheduler.windows import WindowKind
 from store.clock import from_ms
 
 

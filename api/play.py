@@ -21,6 +21,7 @@ import yaml
 from kezek.bundle import pack
 from sqlalchemy import Engine
 
+from api.play_stage import Document, PlayError, Stage
 from api.play_telemetry import telemetry
 from quota.service import verify as verify_ledger
 from scheduler.compare import compare
@@ -48,12 +49,7 @@ REVIEWER: Final = "example-reviewer"
 _DURATION = re.compile(r"(\d+)([smhd])")
 _UNIT_S = {"s": 1, "m": 60, "h": 3600, "d": 86_400}
 
-Document = dict[str, Any]  # a JSON object of the API or of the workload file
 Say = Callable[[str], None]
-
-
-class PlayError(RuntimeError):
-    """The platform answered something the workload cannot go on from."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,59 +86,6 @@ class Outcome:
                 f"journal: {verdict.records_unsealed} records are not sealed after {SEAL_DEADLINE_S} s"
             )
         return replace(self, problems=(*self.problems, *found), is_verified=verdict.problem is None)
-
-
-@dataclass(slots=True)
-class _Stage:
-    """The platform as the player sees it: one HTTP connection, one token per organisation."""
-
-    client: httpx.Client
-    operator: str
-    tokens: dict[str, str] = field(default_factory=dict)
-
-    def call(
-        self,
-        method: str,
-        path: str,
-        *,
-        token: str | None = None,
-        body: object = None,
-        headers: Mapping[str, str] | None = None,
-    ) -> tuple[int, Document]:
-        """Send one request; a body of bytes goes as it is, any other as JSON."""
-        answer = self.client.request(
-            method,
-            path,
-            headers={"Authorization": f"Bearer {token or self.operator}", **(headers or {})},
-            content=body if isinstance(body, bytes) else None,
-            json=None if isinstance(body, bytes) else body,
-        )
-        return answer.status_code, answer.json() if answer.content else {}
-
-    def must(
-        self,
-        method: str,
-        path: str,
-        *,
-        token: str | None = None,
-        body: object = None,
-        headers: Mapping[str, str] | None = None,
-    ) -> Document:
-        """Send one request that has to succeed.
-
-        Raises:
-            PlayError: when it does not.
-        """
-        status, document = self.call(method, path, token=token, body=body, headers=headers)
-        if status >= httpx.codes.BAD_REQUEST:
-            raise PlayError(f"{method} {path}: {status} {document.get('code')}: {document.get('detail')}")
-        return document
-
-    def ensure(self, path: str, body: Document) -> None:
-        """Make something that an earlier run may have made already."""
-        status, document = self.call("POST", path, body=body)
-        if status >= httpx.codes.BAD_REQUEST and status != httpx.codes.CONFLICT:
-            raise PlayError(f"POST {path}: {status} {document.get('code')}: {document.get('detail')}")
 
 
 @dataclass(slots=True)
@@ -188,7 +131,7 @@ def play(path: Path, *, url: str, token: str, say: Say, tick: Callable[[], None]
     """
     workload: Document = yaml.safe_load(path.read_text(encoding="utf-8"))
     with httpx.Client(base_url=url, timeout=30, trust_env=False) as client:
-        stage = _Stage(client, token)
+        stage = Stage(client, token)
         _enter(stage, workload)
         jobs = [_submit(stage, path.parent, job, say) for job in workload["jobs"]]
         _follow(stage, jobs, say, tick)
@@ -205,7 +148,7 @@ def play(path: Path, *, url: str, token: str, say: Say, tick: Callable[[], None]
     )
 
 
-def _enter(stage: _Stage, workload: Document) -> None:
+def _enter(stage: Stage, workload: Document) -> None:
     """Enter organisations, projects, users and grants, unless an earlier run did."""
     project_of = {
         organisation["project"]["slug"]: organisation["slug"] for organisation in workload["organisations"]
@@ -239,12 +182,12 @@ def _enter(stage: _Stage, workload: Document) -> None:
         )
 
 
-def _remaining_s(stage: _Stage, project: str) -> int | None:
+def _remaining_s(stage: Stage, project: str) -> int | None:
     grants = stage.must("GET", f"/v1/grants?project={project}")["items"]
     return sum(grant["balance"]["remaining_s"] for grant in grants) if grants else None
 
 
-def _award(stage: _Stage, project: Document) -> None:
+def _award(stage: Stage, project: Document) -> None:
     for grant in project["grants"]:
         decision = {**grant["decision"], "date": str(grant["decision"]["date"])}
         stage.must(
@@ -265,7 +208,7 @@ def _midnight(day: date) -> str:
     return datetime(day.year, day.month, day.day, tzinfo=UTC).isoformat()
 
 
-def _user(stage: _Stage, name: str, organisation: str | None, role: str, project: str | None) -> str:
+def _user(stage: Stage, name: str, organisation: str | None, role: str, project: str | None) -> str:
     """Enter a user with a role unless it is there, and return a new token of its own."""
     stage.ensure("/v1/users", {"name": name, "organisation": organisation})
     users = stage.must("GET", "/v1/users?limit=200")["items"]
@@ -275,7 +218,7 @@ def _user(stage: _Stage, name: str, organisation: str | None, role: str, project
     return str(stage.must("POST", "/v1/tokens", body=body)["secret"])
 
 
-def _submit(stage: _Stage, folder: Path, job: Document, say: Say) -> _Job:
+def _submit(stage: Stage, folder: Path, job: Document, say: Say) -> _Job:
     token = stage.tokens[job["project"]]
     bundle = pack([folder / name for name in job["files"]], folder.resolve())
     stage.must(
@@ -304,7 +247,7 @@ def _submit(stage: _Stage, folder: Path, job: Document, say: Say) -> _Job:
     return made
 
 
-def _follow(stage: _Stage, jobs: list[_Job], say: Say, tick: Callable[[], None]) -> None:
+def _follow(stage: Stage, jobs: list[_Job], say: Say, tick: Callable[[], None]) -> None:
     """Look until every job has ended, telling each change."""
     started = time.monotonic()
     while not all(job.is_over() for job in jobs):
@@ -337,7 +280,7 @@ def _line(view: Document) -> str:
     return f"{state}, {view['gpu_seconds']} GPU-seconds charged"
 
 
-def _check(stage: _Stage, job: _Job) -> list[str]:
+def _check(stage: Stage, job: _Job) -> list[str]:
     """Compare what became of a job with what the workload expects."""
     expect = job.expect
     if "refused" in expect:
@@ -363,7 +306,7 @@ def _check(stage: _Stage, job: _Job) -> list[str]:
     return problems
 
 
-def _product(stage: _Stage, product: Document, jobs: Mapping[str, _Job], say: Say) -> list[str]:
+def _product(stage: Stage, product: Document, jobs: Mapping[str, _Job], say: Say) -> list[str]:
     """Register the product, have it verified by a reviewer, and look at the verdict and at indicator 2.
 
     The rule is the published one: a job of seconds is no evidence, and the play says so instead of bending the rule.

@@ -32,8 +32,9 @@ from scheduler.jobs import (
     MAX_PRIORITY,
     MAX_WALLTIME_S,
 )
-from scheduler.model import JobState, Placement, WindowKind
+from scheduler.model import JobState, Placement
 from scheduler.recurring import MAX_INTERVAL, Every
+from scheduler.windows import WindowKind
 from tenants.access import MAX_LIFETIME_S, MIN_LIFETIME_S
 from tenants.model import Category, ProjectStatus, Role, Scope, Sector
 

@@ -13,7 +13,8 @@ from types import FrameType
 from api.confinement import confinement
 from api.operator import operator_token
 from api.platform import AlreadyRunningError, Platform, StoppedError, say
-from api.play import Outcome, PlayError, play
+from api.play import Outcome, play
+from api.play_stage import PlayError
 from api.processes import ChildError
 from scheduler.figures import cluster
 from store import embedded, engine, migrate

@@ -25,7 +25,8 @@ from cycle import Bench
 
 from scheduler import explain as explaining
 from scheduler.measures import percentile
-from scheduler.model import JobId, Snapshot, Window, WindowKind
+from scheduler.model import JobId, Snapshot
+from scheduler.windows import Window, WindowKind
 
 
 def timed(work: Callable[[], object]) -> tuple[float, float, object]:

@@ -7,13 +7,24 @@ threshold before anything is rounded.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import date
 from decimal import ROUND_FLOOR, ROUND_HALF_EVEN, Decimal
 from enum import StrEnum
 from fractions import Fraction
 from typing import Final
+
+from products.localisation_errors import (
+    BadAmountError,
+    ConflictingRateError,
+    MissingRateError,
+    NotInForceError,
+    PartyError,
+    PeriodError,
+    ZeroTotalError,
+    some_of,
+)
 
 TENGE: Final = "KZT"
 """Currency of the report; every other one needs a rate of the day of payment. Source: ISO 4217."""
@@ -30,8 +41,6 @@ MOST_FOREIGN_RATIO: Final = Fraction(20, 100)
 MAX_PAYMENTS: Final = 100_000
 """Payments of one calculation [count]: far above one product's contracts, small enough for one request."""
 
-MAX_NAMED: Final = 5
-"""Offending rows that an error names [count]; it counts the rest."""
 
 _CURRENCY: Final = re.compile(r"[A-Z]{3}")
 _TIYN: Final = Decimal("0.01")
@@ -47,60 +56,6 @@ class Purpose(StrEnum):
     MODIFICATION = "modification"
     ADAPTATION = "adaptation"
     OTHER = "other"
-
-
-class LocalisationError(ValueError):
-    """Base of what makes a share impossible to state."""
-
-
-class ZeroTotalError(LocalisationError):
-    """Nothing was paid, so there is no share."""
-
-    def __init__(self, what: str) -> None:
-        super().__init__(
-            f"the sum of all payments {what} is 0, so there is no share; enter every payment made for the software"
-        )
-
-
-class MissingRateError(LocalisationError):
-    """Payments in a foreign currency lack the rate of their day. `missing` holds (currency, day), sorted."""
-
-    def __init__(self, missing: Sequence[tuple[str, date]]) -> None:
-        self.missing = tuple(missing)
-        named = _some([f"{currency} on {on.isoformat()}" for currency, on in self.missing])
-        super().__init__(f"no exchange rate for {named}; enter the National Bank's official rate of each day")
-
-
-class ConflictingRateError(LocalisationError):
-    """Two different rates are given for one currency and day."""
-
-    def __init__(self, currency: str, on: date) -> None:
-        super().__init__(f"two different rates of {currency} on {on.isoformat()}; keep the official one")
-        self.currency = currency
-        self.on = on
-
-
-class BadAmountError(LocalisationError):
-    """An amount or a rate is not a positive number, or a currency is no ISO 4217 code."""
-
-
-class PeriodError(LocalisationError):
-    """The period ends before it begins, or payments lie outside it."""
-
-
-class PartyError(LocalisationError):
-    """A contract or a party names one that is not there, twice there, or in a circle."""
-
-
-class NotInForceError(LocalisationError):
-    """The order did not apply yet."""
-
-    def __init__(self, applied_on: date) -> None:
-        super().__init__(
-            f"Order No 604 is in force from {IN_FORCE_FROM.isoformat()}, the application is of "
-            f"{applied_on.isoformat()}; date it from then on"
-        )
-        self.applied_on = applied_on
 
 
 @dataclass(frozen=True, slots=True)
@@ -242,7 +197,7 @@ def localisation_share(books: Books, period: Period) -> Share:
         payment for payment in books.payments if not period.starts_on <= payment.paid_on <= period.ends_on
     ]
     if outside:
-        named = _some([f"{payment.contract} of {payment.paid_on.isoformat()}" for payment in outside])
+        named = some_of([f"{payment.contract} of {payment.paid_on.isoformat()}" for payment in outside])
         raise PeriodError(
             f"payments outside the reporting period {period.starts_on.isoformat()} to {period.ends_on.isoformat()}: "
             f"{named}; report them in their own period"
@@ -275,11 +230,11 @@ def foreign_year(books: Books, applied_on: date) -> ForeignYear:
         PartyError: unknown, repeated or circular contracts and parties.
     """
     if applied_on < IN_FORCE_FROM:
-        raise NotInForceError(applied_on)
+        raise NotInForceError(applied_on, IN_FORCE_FROM)
     year = applied_on.year - 1
     outside = [payment for payment in books.payments if payment.paid_on.year != year]
     if outside:
-        named = _some([f"{payment.contract} of {payment.paid_on.isoformat()}" for payment in outside])
+        named = some_of([f"{payment.contract} of {payment.paid_on.isoformat()}" for payment in outside])
         raise PeriodError(f"payments of another year than {year}: {named}; enter the payments of {year} only")
     foreign, total = _sums(books, frozenset(Purpose) - {Purpose.OTHER})
     if total == 0:
@@ -399,8 +354,3 @@ def check_amount(number: Decimal, what: str, currency: str) -> Fraction:
     if not number.is_finite() or number <= 0:
         raise BadAmountError(f"{what} is {number}; enter an amount above 0, and leave a returned payment out")
     return Fraction(number)
-
-
-def _some(names: Sequence[str]) -> str:
-    rest = len(names) - MAX_NAMED
-    return ", ".join(names[:MAX_NAMED]) + (f" and {rest} more" if rest > 0 else "")

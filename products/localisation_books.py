@@ -21,19 +21,17 @@ from sqlalchemy.orm import Session
 from products.indicator import ALMATY
 from products.localisation import (
     MAX_PAYMENTS,
-    BadAmountError,
     Books,
     Contract,
     Party,
-    PartyError,
     Payment,
     Period,
-    PeriodError,
     Purpose,
     Rate,
     check_amount,
     counts_as_foreign,
 )
+from products.localisation_errors import BadAmountError, PartyError, PeriodError
 from products.registers_service import DossierConflictError, DossierNotFoundError, DossierRecord
 from products.registers_tables import ContractRow, DossierRow, PartyRow, PaymentRow, RateRow
 from store import journal

@@ -13,6 +13,7 @@ from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
 from products import history
+from products.entries import product_of, write_entry
 from products.errors import (
     JobNotLinkedError,
     JobsNotOfProjectError,
@@ -27,22 +28,17 @@ from products.errors import (
 )
 from products.evidence_tables import ProductFactRow
 from products.model import (
-    AiKind,
-    BuiltOn,
-    DataSet,
-    Direction,
     Entry,
     Product,
     ProductId,
     ProductStatus,
-    Stage,
 )
 from products.rules import rule_in_force
 from products.tables import ProductJobRow, ProductRow
 from scheduler.tables import JobRow
 from store import journal
 from tenants.authz import visible_to
-from tenants.model import OrganisationId, Principal, Project, ProjectId, Sector, UserId
+from tenants.model import Principal, Project, ProjectId
 
 MAX_JOBS: Final = 1_000
 """Jobs named as a product's evidence: a register of products, not of every run."""
@@ -86,7 +82,7 @@ def register(session: Session, principal: Principal, new: NewProduct, *, actor: 
         registered_at=at,
         changed_at=at,
     )
-    _write(row, new)
+    write_entry(row, new)
     session.add(row)
     try:
         session.flush()
@@ -125,7 +121,7 @@ def change(
     row = _in(row_of(session, principal, slug, is_locked=True), _LIVE, "changed")
     if row.verified_at is not None and entry.sector.value != row.sector:
         raise SectorFixedError(slug)
-    _write(row, entry)
+    write_entry(row, entry)
     row.changed_at = at
     changed = product_of(row)
     history.describe(session, changed, statement_of(changed), actor=actor, at=at)
@@ -305,51 +301,6 @@ def row_of(session: Session, principal: Principal, slug: str, *, is_locked: bool
 def statement_of(product: Entry) -> history.Statement:
     """What an entry says that the evidence rule reads: that it uses AI is said by naming the kind."""
     return history.Statement(product.stage, product.ai_kind is not None, product.programme)
-
-
-def product_of(row: ProductRow) -> Product:
-    """The value of a row."""
-    return Product(
-        id=ProductId(row.id),
-        slug=row.slug,
-        organisation_id=OrganisationId(row.organisation_id),
-        project_id=ProjectId(row.project_id),
-        status=ProductStatus(row.status),
-        author_id=UserId(row.author_id),
-        registered_at=row.registered_at,
-        changed_at=row.changed_at,
-        verified_by=None if row.verified_by is None else UserId(row.verified_by),
-        verified_at=row.verified_at,
-        return_note=row.return_note,
-        name=dict(row.name),
-        description=row.description,
-        sector=Sector(row.sector),
-        stage=Stage(row.stage),
-        started_on=row.started_on,
-        direction=None if row.direction is None else Direction(row.direction),
-        ai_kind=None if row.ai_kind is None else AiKind(row.ai_kind),
-        builds_on=tuple(BuiltOn(each) for each in row.builds_on),
-        links=tuple(row.links),
-        users=row.users,
-        programme=row.programme,
-        authors=tuple(row.authors),
-        data_sets=tuple(
-            DataSet(str(each["id"]), each["digest"], str(each["licence"])) for each in row.data_sets
-        ),
-    )
-
-
-def _write(row: ProductRow, entry: Entry) -> None:
-    row.name, row.description, row.users = dict(entry.name), entry.description, entry.users
-    row.sector, row.stage, row.started_on = entry.sector.value, entry.stage.value, entry.started_on
-    row.direction = None if entry.direction is None else entry.direction.value
-    row.ai_kind = None if entry.ai_kind is None else entry.ai_kind.value
-    row.programme = entry.programme
-    row.builds_on = [each.value for each in entry.builds_on]
-    row.links, row.authors = list(entry.links), list(entry.authors)
-    row.data_sets = [
-        {"id": each.id, "digest": each.digest, "licence": each.licence} for each in entry.data_sets
-    ]
 
 
 def _check_jobs(

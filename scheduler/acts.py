@@ -16,10 +16,10 @@ from sqlalchemy import BigInteger, ColumnElement, func, or_, select
 from sqlalchemy.orm import Session
 
 from scheduler.fields import ActKind, Fields, repeats_of
-from scheduler.model import WindowKind
 from scheduler.recurring import MAX_INTERVAL, MAX_REPEAT_DAYS, Repeats
 from scheduler.snapshot import window_fields
 from scheduler.tables import ActRow, JobRow, NodeRow, WindowRow
+from scheduler.windows import WindowKind
 from store import clock, journal
 from store.engine import wake
 

@@ -30,10 +30,9 @@ from scheduler.model import (
     Reservation,
     ShareClass,
     Slot,
-    Window,
-    WindowKind,
 )
 from scheduler.recurring import Every, Repeats, occurrences
+from scheduler.windows import Window, WindowKind
 
 Fields = dict[str, object]
 """JSON values by name, as the journal holds them."""

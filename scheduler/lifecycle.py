@@ -11,14 +11,13 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Final, TypeVar, cast
 
-from quota.ledger import used_device_seconds
+from scheduler.ending import attempt_of, end_attempt
 from scheduler.facts import (
     AbsenceProven,
     Admitted,
     AttemptView,
     CancelRequested,
     CheckpointSeen,
-    Effect,
     ExpireRequested,
     Fact,
     Finish,
@@ -33,9 +32,6 @@ from scheduler.facts import (
     RankExited,
     RankStarted,
     RankView,
-    ReleaseSlots,
-    Requeue,
-    Settle,
     StopAttempt,
     StopSignal,
     StopWhy,
@@ -45,26 +41,7 @@ from scheduler.model import FINAL_STATES, AttemptId, JobId, JobState
 
 KILL_AFTER_S: Final = 30
 """Seconds from SIGTERM to SIGKILL. Source: Slurm's default KillWait (slurm.conf(5))."""
-NODE_FAIL_RETRY_LIMIT: Final = 3
-"""Times a job goes back to waiting after it lost a node; a job that kills its nodes must end."""
-LAUNCH_RETRY_LIMIT: Final = 5
-"""Times in a row a refused launch is tried again; what refuses longer needs a person."""
-BACK_OFF_BASE_S: Final = 5
-"""Seconds of the first back-off after a refused launch; it doubles with each."""
-BACK_OFF_MAX_S: Final = 300
-"""Longest back-off in seconds: a mended cluster is used again within five minutes."""
 
-FINAL_CODES: Final = frozenset(
-    {
-        "EXEC_NOT_FOUND",
-        "EXEC_NOT_EXECUTABLE",
-        "EXEC_FAILED",
-        "BUNDLE_INVALID",
-        "DIGEST_MISMATCH",
-        "BAD_REQUEST",
-    }
-)
-"""Launch refusals that the next try would meet again: the job fails at once."""
 IDLE_ERROR: Final = "IDLE"
 """Code of a job that the idle policy ended: its end is a cancellation, this says whose and why."""
 NODE_FAULTS: Final = frozenset({"SHEPHERD_LOST", "SHEPHERD_FAILED"})
@@ -111,11 +88,6 @@ def step(job: JobView, fact: Fact) -> Outcome:
     return Outcome(job, ignored=entry) if isinstance(entry, str) else entry(job, fact)
 
 
-def back_off_s(refusals: int) -> int:
-    """Seconds to wait after that many refused launches in a row, 1 or more: doubling, bounded."""
-    return int(min(BACK_OFF_MAX_S, BACK_OFF_BASE_S * 2 ** (min(refusals, LAUNCH_RETRY_LIMIT * 2) - 1)))
-
-
 def _stale(job: JobView, fact: Fact) -> str | None:
     """Why a fact of another attempt than the current one changes nothing; None when it is of this one."""
     if isinstance(fact, CancelRequested | NodeLost):
@@ -131,15 +103,10 @@ def _stale(job: JobView, fact: Fact) -> str | None:
     if (
         isinstance(fact, RankStarted | CheckpointSeen | RankExited)
         and is_current
-        and fact.rank >= len(_attempt(job).ranks)
+        and fact.rank >= len(attempt_of(job).ranks)
     ):
         raise InvalidTransition(job, fact, "the attempt has no such rank")
     return None if is_current and job.state is not JobState.PENDING else "stale_attempt"
-
-
-def _attempt(job: JobView) -> AttemptView:
-    """The current attempt of a job that the table says has one."""
-    return cast("AttemptView", job.attempt)
 
 
 def _admitted(job: JobView, fact: Admitted) -> Outcome:
@@ -161,7 +128,7 @@ def _cancelled_waiting(job: JobView, _fact: CancelRequested) -> Outcome:
 
 
 def _committed(job: JobView, fact: LaunchCommitted) -> Outcome:
-    attempt = _attempt(job)
+    attempt = attempt_of(job)
     if attempt.committed_ms is not None and attempt.committed_ms <= fact.committed_ms:
         return Outcome(job, ignored="duplicate")
     attempt = replace(attempt, committed_ms=fact.committed_ms)
@@ -174,17 +141,17 @@ def _refused(job: JobView, fact: LaunchRefused) -> Outcome:
     verdict = Verdict(JobState.FAILED, error=fact.code)
     if not fact.is_absent:
         return _stopping(job, StopWhy.LAUNCH_REFUSED, verdict, fact.at_ms)
-    attempt = replace(_attempt(job), stop_why=StopWhy.LAUNCH_REFUSED, stop_ms=fact.at_ms, verdict=verdict)
-    return _ended(replace(job, attempt=attempt), fact.at_ms)
+    attempt = replace(attempt_of(job), stop_why=StopWhy.LAUNCH_REFUSED, stop_ms=fact.at_ms, verdict=verdict)
+    return end_attempt(replace(job, attempt=attempt), fact.at_ms)
 
 
 def _refused_stopping(job: JobView, fact: LaunchRefused) -> Outcome:
     # What stops the attempt came first; the refusal only tells whether anything is left to wait for.
-    return _ended(job, fact.at_ms) if fact.is_absent else Outcome(job, ignored="already_stopping")
+    return end_attempt(job, fact.at_ms) if fact.is_absent else Outcome(job, ignored="already_stopping")
 
 
 def _started(job: JobView, fact: RankStarted) -> Outcome:
-    attempt = _attempt(job)
+    attempt = attempt_of(job)
     rank = attempt.ranks[fact.rank]
     if rank.ended_ms is not None:
         return Outcome(job, ignored="out_of_order")
@@ -198,7 +165,7 @@ def _started(job: JobView, fact: RankStarted) -> Outcome:
 
 
 def _checkpointed(job: JobView, fact: CheckpointSeen) -> Outcome:
-    attempt = _attempt(job)
+    attempt = attempt_of(job)
     rank = attempt.ranks[fact.rank]
     if rank.ended_ms is not None:
         return Outcome(job, ignored="out_of_order")
@@ -213,7 +180,7 @@ def _checkpointed(job: JobView, fact: CheckpointSeen) -> Outcome:
 
 
 def _exited(job: JobView, fact: RankExited) -> Outcome:
-    attempt = _attempt(job)
+    attempt = attempt_of(job)
     rank = attempt.ranks[fact.rank]
     if rank.ended_ms is not None:
         return Outcome(job, ignored="duplicate")
@@ -234,10 +201,10 @@ def _exited(job: JobView, fact: RankExited) -> Outcome:
     failure = _failure(fact)
     is_last = all(rank.ended_ms is not None for rank in attempt.ranks)
     if failure is None or attempt.stop_why is not None:
-        return _ended(job, fact.at_ms) if is_last else Outcome(job)
+        return end_attempt(job, fact.at_ms) if is_last else Outcome(job)
     why, verdict = failure
     stopping = _stopping(job, why, verdict, fact.at_ms)
-    return _ended(stopping.job, fact.at_ms) if is_last else stopping
+    return end_attempt(stopping.job, fact.at_ms) if is_last else stopping
 
 
 def _failure(fact: RankExited) -> tuple[StopWhy, Verdict] | None:
@@ -268,13 +235,13 @@ def _cancelled_stopping(job: JobView, _fact: CancelRequested) -> Outcome:
 
 
 def _expired(job: JobView, fact: ExpireRequested) -> Outcome:
-    if _attempt(job).committed_ms is None:
+    if attempt_of(job).committed_ms is None:
         raise InvalidTransition(job, fact, "its launch is not committed, so no walltime runs")
     return _stopping(job, StopWhy.WALLTIME, Verdict(JobState.TIMEOUT), fact.at_ms)
 
 
 def _node_lost(job: JobView, fact: NodeLost) -> Outcome:
-    on_node = [rank for rank in _attempt(job).ranks if rank.node == fact.node]
+    on_node = [rank for rank in attempt_of(job).ranks if rank.node == fact.node]
     if not on_node:
         return Outcome(job, ignored="not_on_node")
     if all(rank.ended_ms is not None for rank in on_node):
@@ -296,16 +263,16 @@ def _grace_ended(job: JobView, fact: GraceEnded) -> Outcome:
 
 
 def _absent(job: JobView, fact: AbsenceProven) -> Outcome:
-    if _attempt(job).stop_why is None:
+    if attempt_of(job).stop_why is None:
         # Ranks vanished without a word: that is their nodes' doing.
         attempt = replace(
-            _attempt(job),
+            attempt_of(job),
             stop_why=StopWhy.NODE_LOST,
             stop_ms=fact.at_ms,
             verdict=Verdict(JobState.NODE_FAIL),
         )
         job = replace(job, attempt=attempt)
-    return _ended(job, fact.at_ms)
+    return end_attempt(job, fact.at_ms)
 
 
 def _stop_effect(attempt: AttemptId, why: StopWhy) -> StopAttempt:
@@ -314,7 +281,9 @@ def _stop_effect(attempt: AttemptId, why: StopWhy) -> StopAttempt:
 
 def _stopping(job: JobView, why: StopWhy, verdict: Verdict, at_ms: int) -> Outcome:
     """Stop every rank that is left; the cause and its verdict stand from now on."""
-    attempt = replace(_attempt(job), state=JobState.COMPLETING, stop_why=why, stop_ms=at_ms, verdict=verdict)
+    attempt = replace(
+        attempt_of(job), state=JobState.COMPLETING, stop_why=why, stop_ms=at_ms, verdict=verdict
+    )
     return Outcome(replace(job, state=JobState.COMPLETING, attempt=attempt), (_stop_effect(attempt.id, why),))
 
 
@@ -323,58 +292,6 @@ def _with_rank(attempt: AttemptView, number: int, rank: RankView, started_ms: in
     ranks = (*attempt.ranks[:number], rank, *attempt.ranks[number + 1 :])
     committed_ms = started_ms if attempt.committed_ms is None else attempt.committed_ms
     return replace(attempt, ranks=ranks, committed_ms=committed_ms)
-
-
-def _ended(job: JobView, at_ms: int) -> Outcome:
-    """Absence is proven: settle, release, and finish the job or let it wait again."""
-    attempt = _attempt(job)
-    verdict = _verdict(attempt)
-    until_ms = _charged_until_ms(attempt, verdict, at_ms)
-    used_s = (
-        0
-        if attempt.committed_ms is None
-        else used_device_seconds(attempt.gpus, attempt.committed_ms, until_ms, attempt.walltime_s)
-    )
-    effects: tuple[Effect, ...] = (Settle(attempt.id, used_s, until_ms), ReleaseSlots(attempt.id))
-    job = replace(job, attempt=replace(attempt, state=verdict.state, verdict=verdict))
-    if verdict.state is JobState.NODE_FAIL:
-        is_failure = attempt.stop_why is not StopWhy.PLATFORM_STOPPED
-        job = replace(job, node_failures=job.node_failures + is_failure)
-        is_tried_again = job.node_failures <= NODE_FAIL_RETRY_LIMIT
-        back_off_until_ms = 0
-    elif verdict.state is JobState.PREEMPTED:
-        is_tried_again, back_off_until_ms = True, 0
-    else:
-        is_refused = attempt.stop_why is StopWhy.LAUNCH_REFUSED
-        job = replace(job, launch_refusals=job.launch_refusals + is_refused)
-        is_tried_again = (
-            is_refused and verdict.error not in FINAL_CODES and job.launch_refusals <= LAUNCH_RETRY_LIMIT
-        )
-        back_off_until_ms = at_ms + back_off_s(job.launch_refusals) * 1_000 if is_refused else 0
-    if is_tried_again and not job.is_cancel_requested:
-        why = attempt.stop_why or StopWhy.NODE_LOST
-        return Outcome(replace(job, state=JobState.PENDING), (*effects, Requeue(back_off_until_ms, why)))
-    if is_tried_again:
-        verdict = Verdict(JobState.CANCELLED)
-    return Outcome(replace(job, state=verdict.state), (*effects, Finish(verdict)))
-
-
-def _verdict(attempt: AttemptView) -> Verdict:
-    """How the attempt ended: as its first cause says; well, when every rank did."""
-    is_well = all(rank.ended_ms is not None and rank.exit_code == 0 for rank in attempt.ranks)
-    is_node_only = attempt.verdict == Verdict(JobState.NODE_FAIL)
-    if attempt.verdict is not None and not (is_well and is_node_only):
-        return attempt.verdict
-    # A node that was only out of sight let its ranks finish: their work counts.
-    faults = [rank.error for rank in attempt.ranks if rank.error is not None]
-    return Verdict(JobState.COMPLETED, exit_code=0, error=faults[0] if faults else None)
-
-
-def _charged_until_ms(attempt: AttemptView, verdict: Verdict, at_ms: int) -> int:
-    """End of the charge: the last exit, or the decision to stop; clean-up is the platform's own cost."""
-    if attempt.stop_ms is not None and verdict.state is not JobState.COMPLETED:
-        return attempt.stop_ms
-    return max((rank.ended_ms for rank in attempt.ranks if rank.ended_ms is not None), default=at_ms)
 
 
 Handler = Callable[[JobView, Fact], Outcome]

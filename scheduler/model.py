@@ -13,6 +13,8 @@ from typing import NewType
 from uuid import UUID
 
 from quota.model import GrantId
+from scheduler.causes import MoveCause
+from scheduler.windows import Window
 
 JobId = NewType("JobId", int)
 AttemptId = NewType("AttemptId", str)
@@ -273,26 +275,6 @@ class Reservation:
     capacity_gpus: int | None = None
 
 
-class MoveCause(StrEnum):
-    """Why a planned start comes later than planned, or is planned no more."""
-
-    ENTITLED_WORK = "entitled_work"
-    """Work within its guarantee came, or what ran as borrowed runs within it now."""
-    NODE_LOST = "node_lost"
-    POLICY_CHANGED = "policy_changed"
-    OPERATOR_ACT = "operator_act"
-    """A pause, a place at the front, a reclaim forbidden, a node drained, a project suspended."""
-    WINDOW = "window"
-    OVERDUE = "overdue"
-    """What runs, or a cycle, did not come or end when it was to: GPUs count until their absence is proven."""
-    AGED = "aged"
-    """An aged job of its queue, which nobody overtakes, waits still."""
-    NOT_ELIGIBLE = "not_eligible"
-    """The job itself may not start: held, no budget, a dependency; its reason says which."""
-    REPLANNED = "replanned"
-    """None of these: planned starts that stood in each other's way were planned anew."""
-
-
 @dataclass(frozen=True, slots=True)
 class Moved:
     """A planned start that was put off, by how much, and why; `later_ms` None = it is planned no more."""
@@ -300,25 +282,6 @@ class Moved:
     job_id: JobId
     later_ms: int | None
     cause: MoveCause
-
-
-class WindowKind(StrEnum):
-    """Why nodes are out of the common use for a time."""
-
-    MAINTENANCE = "maintenance"
-    RESERVATION = "reservation"
-
-
-@dataclass(frozen=True, slots=True)
-class Window:
-    """Nodes set apart for [from_ms, to_ms) by an operator. `projects` may use them all the same."""
-
-    id: str
-    kind: WindowKind
-    nodes: frozenset[str]
-    from_ms: int
-    to_ms: int
-    projects: frozenset[UUID] = frozenset()
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,11 +9,11 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Final
 
+from scheduler.causes import MoveCause
 from scheduler.fit import MS, not_eligible
 from scheduler.model import (
     JobState,
     LiveAttempt,
-    MoveCause,
     Moved,
     NodeState,
     PendingJob,

@@ -15,9 +15,10 @@ from uuid import UUID
 
 import numpy as np
 
-from scheduler.model import AttemptId, JobId, ShareClass, Window
+from scheduler.model import AttemptId, JobId, ShareClass
 from scheduler.place import Counts, Picks, Rooms
 from scheduler.timeline import Timeline
+from scheduler.windows import Window
 
 OVERDUE_MS: Final = 60_000
 """Milliseconds that something still running past its end is expected to take: a kill and its report."""

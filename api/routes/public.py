@@ -16,8 +16,9 @@ from api.admission import Admitted
 from api.auth import Caller
 from api.context import Context, Ctx
 from api.errors import ErrorCode, documented
-from api.job_answers import ClusterOut, OverviewOut
+from api.job_answers import ClusterOut
 from api.opendata_answers import open_data_of
+from api.overview_answers import OverviewOut
 from api.routes.opendata import open_data
 from products import history
 from products import service as products

@@ -4,18 +4,17 @@ from __future__ import annotations
 
 import logging
 import os
-import select
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 
 from scheduler.agent.attempts import Attempt, RankState
 from scheduler.agent.bundles import BundleStore
-from scheduler.agent.checkpoints import CheckpointFolders, CheckpointLook
+from scheduler.agent.checkpoints import CheckpointFolders
 from scheduler.agent.config import AgentConfig
 from scheduler.agent.events import EventBook
 from scheduler.agent.holdings import Holdings
@@ -23,12 +22,12 @@ from scheduler.agent.isolation import UID_COUNT, UID_FIRST, survey
 from scheduler.agent.launching import Launcher, RankFiles
 from scheduler.agent.refusal import RefusalError
 from scheduler.agent.state import StateDir
+from scheduler.agent.watching import RankWatch
 from scheduler.dispatch.fields import WireError
 from scheduler.dispatch.limits import MAX_ATTEMPTS
 from scheduler.dispatch.wire import (
     AgentCode,
     AttemptStatus,
-    EventKind,
     EventPage,
     LaunchReceipt,
     Lease,
@@ -36,13 +35,10 @@ from scheduler.dispatch.wire import (
     NodeProbe,
     Prepared,
     PrepareRequest,
-    RankExit,
     Signal,
 )
 
 AGENT_VERSION = "1"
-LOOK_S = 0.5
-"""Time between looks at the ranks when no shepherd calls [s]: the bound for noticing a lost shepherd."""
 START_WAIT_S = 10.0
 """Time a signal waits for a rank that is just being started [s]: a start takes 50 ms."""
 
@@ -65,7 +61,6 @@ class NodeAgent:
         self._protections = survey(self._state.attempts, config.job_env, config.hidden)
         self._checkpoints = CheckpointFolders(config.checkpoints)
         self._checkpoints.make()
-        self._checkpoint_look = CheckpointLook()
         self._launcher = Launcher(
             config.node, self._state, self._bundles, self._protections, config.job_env, self._checkpoints
         )
@@ -77,21 +72,15 @@ class NodeAgent:
         with self._changed:
             for attempt in self._attempts.values():
                 self._events.restore(attempt)
-        self._notify = os.open(self._state.notify, os.O_RDWR | os.O_NONBLOCK | os.O_CLOEXEC)
-        self._is_closing = False
-        self._watcher = threading.Thread(target=self._watch, name="agent-watch", daemon=True)
-        self._watcher.start()
+        self._watch = RankWatch(
+            self._state.notify, self._changed, self._attempts, self._events, self._checkpoints
+        )
 
     def close(self) -> None:
         """Stop watching; ranks and their shepherds go on."""
         with self._changed:
-            self._is_closing = True
             self._events.close()
-        with suppress(BlockingIOError):
-            os.write(self._notify, b".")
-        self._watcher.join()
-        self._checkpoint_look.close()
-        os.close(self._notify)
+        self._watch.close()
         self._state.close()
 
     @property
@@ -313,7 +302,7 @@ class NodeAgent:
         self._state.discard(attempt.folder)
         self._checkpoints.forget(attempt_id, attempt.lease.job_id)
 
-    # What the methods above share; all but `_watch` are called with the lock held.
+    # What the methods above share; called with the lock held.
 
     def _refuse_when_draining(self) -> None:
         if self._state.record.draining:
@@ -348,61 +337,6 @@ class NodeAgent:
             except (OSError, WireError):
                 _logger.exception("attempt folder %s is damaged and set aside", folder)
 
-    def _watch(self) -> None:
-        while True:
-            ready, _, _ = select.select([self._notify], [], [], LOOK_S)
-            if ready:
-                with suppress(BlockingIOError):
-                    os.read(self._notify, 4096)
-            with self._changed:
-                if self._is_closing:
-                    return
-                alive = [
-                    (a, n, r) for a in self._attempts.values() for n, r in a.ranks.items() if r.exit is None
-                ]
-            for attempt, number, rank in alive:
-                with _logged(f"rank {number} of {attempt.lease.attempt_id}"):
-                    self._look(attempt, number, rank)
-
-    def _look(self, attempt: Attempt, number: int, rank: RankState) -> None:
-        """Turn what a shepherd left on disk into events."""
-        is_starting = rank.is_starting()
-        end = rank.read_exit()
-        if end is None and not is_starting:
-            end = rank.find_lost()
-        started_at = rank.read_start() if rank.started_at is None else None
-        saved_at = self._checkpoint(attempt, number, rank, end)
-        if started_at is None and end is None and saved_at is None:
-            return
-        with self._changed:
-            name = attempt.lease.attempt_id
-            if started_at is not None:
-                rank.started_seq = rank.started_seq or self._events.next_seq()
-            if saved_at is not None:
-                self._events.drop(rank.checkpoint.seq)
-                rank.checkpoint.tell(self._events.next_seq(), saved_at)
-            if end is not None:
-                rank.exited_seq = rank.exited_seq or self._events.next_seq()
-            rank.save_seqs()
-            if started_at is not None and rank.started_seq is not None:
-                rank.started_at = started_at
-                self._events.publish(rank.started_seq, name, number, started_at)
-            if saved_at is not None and rank.checkpoint.seq is not None:
-                self._events.publish(rank.checkpoint.seq, name, number, saved_at, EventKind.CHECKPOINTED)
-            if end is not None and rank.exited_seq is not None:
-                rank.exit = end
-                self._events.publish_exit(rank.exited_seq, name, number, end)
-
-    def _checkpoint(
-        self, attempt: Attempt, number: int, rank: RankState, end: RankExit | None
-    ) -> datetime | None:
-        """The checkpoint of a rank that is to be told now: what it saved in its last moments too."""
-        at = datetime.now(UTC)
-        folder = self._checkpoints.folder(attempt.lease.job_id, number)
-        seen_at = at if end is None else min(at, end.ended_at)
-        rank.checkpoint.see(self._checkpoint_look.newest_ns(folder), seen_at)
-        return rank.checkpoint.due(at, has_ended=end is not None)
-
 
 def _receipt(attempt: Attempt) -> LaunchReceipt:
     return LaunchReceipt(
@@ -410,12 +344,3 @@ def _receipt(attempt: Attempt) -> LaunchReceipt:
         ranks=tuple(sorted(attempt.ranks)),
         committed_at=attempt.committed_at,
     )
-
-
-@contextmanager
-def _logged(what: str) -> Iterator[None]:
-    """The edge of the watching thread: one damaged attempt must not blind it to the others."""
-    try:
-        yield
-    except Exception:
-        _logger.exception("cannot look at %s; trying again", what)

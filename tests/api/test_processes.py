@@ -11,7 +11,8 @@ import psutil
 import pytest
 
 from api import processes
-from api.play import PlayError, duration_s
+from api.play import duration_s
+from api.play_stage import PlayError
 from api.processes import Child, ChildError, clean_env, stop_all
 
 ROOT = Path(__file__).parents[2]

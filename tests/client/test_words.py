@@ -15,8 +15,9 @@ from kezek.cli import app, main
 from kezek.errors import FieldError
 from kezek.exits import Exit, exit_of
 from kezek.fields import Fields
+from kezek.machine import Cluster
 from kezek.messages import LANGUAGES, Messages, catalogue, choose_language
-from kezek.model import FINAL_STATES, Cluster, Job
+from kezek.model import FINAL_STATES, Job
 from kezek.places import OPTIONS, option_of
 from kezek.settings import Settings, config_path, read_settings, write_settings
 from kezek.submission import Typed, prepare
@@ -38,8 +39,9 @@ from products.localisation import Purpose
 from products.model import AiKind, BuiltOn, Direction, ProductStatus, Stage
 from products.registers import Criterion, DocumentState, Kind, Step
 from scheduler import model
+from scheduler.ending import FINAL_CODES
 from scheduler.fit import DISRUPTIONS, LACKS, Limit
-from scheduler.lifecycle import FINAL_CODES, IDLE_ERROR
+from scheduler.lifecycle import IDLE_ERROR
 from scheduler.order import ENTITLED_FIRST, FAIR_SHARE, PRIORITY_CLASS, RESERVED, RULES
 from scheduler.plan import AGED
 from scheduler.recurring import Every

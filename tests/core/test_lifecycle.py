@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from scheduler.ending import BACK_OFF_MAX_S, LAUNCH_RETRY_LIMIT, NODE_FAIL_RETRY_LIMIT, back_off_s
 from scheduler.facts import (
     AbsenceProven,
     Admitted,
@@ -31,16 +32,7 @@ from scheduler.facts import (
     StopWhy,
     Verdict,
 )
-from scheduler.lifecycle import (
-    BACK_OFF_MAX_S,
-    KILL_AFTER_S,
-    LAUNCH_RETRY_LIMIT,
-    NODE_FAIL_RETRY_LIMIT,
-    InvalidTransition,
-    attempt_id,
-    back_off_s,
-    step,
-)
+from scheduler.lifecycle import KILL_AFTER_S, InvalidTransition, attempt_id, step
 from scheduler.model import FINAL_STATES, JobId, JobState
 
 S = JobState

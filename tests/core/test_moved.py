@@ -11,19 +11,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from scheduler.model import (
-    JobId,
-    JobState,
-    MoveCause,
-    Moved,
-    NodeState,
-    Reservation,
-    Reserve,
-    ShareClass,
-    Window,
-    WindowKind,
-)
+from scheduler.causes import MoveCause
+from scheduler.model import JobId, JobState, Moved, NodeState, Reservation, Reserve, ShareClass
 from scheduler.plan import make_plan, plan_digest
+from scheduler.windows import Window, WindowKind
 
 sys.path.insert(0, str(Path(__file__).parent))
 from cluster import Cluster

@@ -15,20 +15,9 @@ from quota.policy import parse_policy
 from quota.tree import WHOLE
 from scheduler.fit import Bounds, World
 from scheduler.index import Index
-from scheduler.model import (
-    Admit,
-    Array,
-    JobId,
-    NodeState,
-    Preempt,
-    ReasonCode,
-    Reserve,
-    Slot,
-    Wait,
-    Window,
-    WindowKind,
-)
+from scheduler.model import Admit, Array, JobId, NodeState, Preempt, ReasonCode, Reserve, Slot, Wait
 from scheduler.plan import make_plan, plan_digest
+from scheduler.windows import Window, WindowKind
 
 sys.path.insert(0, str(Path(__file__).parent))
 from cluster import PROJECT, Cluster

@@ -11,20 +11,9 @@ from quota.cohort import divide
 from quota.policy import parse_policy
 from quota.tree import WHOLE
 from scheduler.fit import Bounds, World
-from scheduler.model import (
-    Admit,
-    JobId,
-    JobState,
-    LiveAttempt,
-    Preempt,
-    Request,
-    Reserve,
-    Slot,
-    Wait,
-    Window,
-    WindowKind,
-)
+from scheduler.model import Admit, JobId, JobState, LiveAttempt, Preempt, Request, Reserve, Slot, Wait
 from scheduler.plan import make_plan
+from scheduler.windows import Window, WindowKind
 
 MINUTE_MS = 60_000
 TEN_YEARS = 10 * 365 * 24 * 60

@@ -7,9 +7,10 @@ from dataclasses import replace
 import pytest
 
 from scheduler.explain import UNMENDED, explain
-from scheduler.model import Array, JobId, ReasonCode, Reservation, ShareClass, Wait, Window, WindowKind
+from scheduler.model import Array, JobId, ReasonCode, Reservation, ShareClass, Wait
 from scheduler.order import ENTITLED_FIRST, FAIR_SHARE, PRIORITY_CLASS, RESERVED, RULES
 from scheduler.plan import make_plan
+from scheduler.windows import Window, WindowKind
 
 HOUR_MS = 3_600_000
 ME = JobId(1)

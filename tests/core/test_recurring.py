@@ -9,9 +9,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from scheduler.fields import windows_at
-from scheduler.model import Admit, ReasonCode, Wait, Window, WindowKind
+from scheduler.model import Admit, ReasonCode, Wait
 from scheduler.plan import make_plan
 from scheduler.recurring import HORIZON_DAYS, MAX_INTERVAL, Every, Repeats, occurrences
+from scheduler.windows import Window, WindowKind
 
 DAY_MS = 86_400_000
 HOUR_MS = 3_600_000

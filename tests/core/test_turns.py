@@ -24,10 +24,9 @@ from scheduler.model import (
     Reserve,
     ShareClass,
     Wait,
-    Window,
-    WindowKind,
 )
 from scheduler.plan import make_plan, plan_to_json
+from scheduler.windows import Window, WindowKind
 
 sys.path.insert(0, str(Path(__file__).parent))
 from cluster import Cluster

@@ -13,8 +13,9 @@ from api.errors import ErrorCode
 from api.findings import KINDS
 from metrics.idle import Step
 from products.evidence import Condition
+from scheduler.ending import FINAL_CODES
 from scheduler.fit import DISRUPTIONS, LACKS, Limit
-from scheduler.lifecycle import FINAL_CODES, IDLE_ERROR
+from scheduler.lifecycle import IDLE_ERROR
 from scheduler.model import JobState, ReasonCode
 from scheduler.order import ENTITLED_FIRST, FAIR_SHARE, PRIORITY_CLASS, RESERVED, RULES
 from scheduler.plan import AGED

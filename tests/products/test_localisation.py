@@ -10,26 +10,28 @@ from hypothesis import strategies as st
 
 from products import localisation
 from products.localisation import (
-    BadAmountError,
     Books,
-    ConflictingRateError,
     Contract,
-    LocalisationError,
-    MissingRateError,
-    NotInForceError,
     Party,
-    PartyError,
     Payment,
     Period,
-    PeriodError,
     Purpose,
     Rate,
-    ZeroTotalError,
     counts_as_foreign,
     foreign_year,
     localisation_share,
     percent,
     tenge,
+)
+from products.localisation_errors import (
+    BadAmountError,
+    ConflictingRateError,
+    LocalisationError,
+    MissingRateError,
+    NotInForceError,
+    PartyError,
+    PeriodError,
+    ZeroTotalError,
 )
 
 YEAR = Period(date(2026, 1, 1), date(2026, 12, 31))

@@ -11,11 +11,12 @@ from scheduler import acts
 from scheduler.explaining import explain_job, last_starts
 from scheduler.fold import fold
 from scheduler.interval import LEAST, REMEMBERED, Interval
-from scheduler.model import JobState, ReasonCode, WindowKind
+from scheduler.model import JobState, ReasonCode
 from scheduler.recurring import Every, Repeats
 from scheduler.snapshot import load_windows
 from scheduler.tables import JobRow
 from scheduler.views import JobNotFoundError
+from scheduler.windows import WindowKind
 from store import clock, journal
 from store.engine import snapshot, transaction
 

@@ -27,19 +27,12 @@ from scheduler import acts, jobs, nodes, notices
 from scheduler.asked import Dependency
 from scheduler.fields import ActKind, DependencyKind, Standing
 from scheduler.fit import Fit, NoFit, fits_eligible, not_eligible
-from scheduler.model import (
-    FINAL_STATES,
-    Admit,
-    JobState,
-    PendingJob,
-    Preempt,
-    Snapshot,
-    WindowKind,
-)
+from scheduler.model import FINAL_STATES, Admit, JobState, PendingJob, Preempt, Snapshot
 from scheduler.plan import make_plan
 from scheduler.service import cycle
 from scheduler.snapshot import load, pending_jobs
 from scheduler.tables import JobRow
+from scheduler.windows import WindowKind
 from store import clock, embedded, engine
 from store.engine import snapshot, transaction
 from tenants.model import Principal

@@ -14,9 +14,10 @@ from scheduler.asked import Dependency
 from scheduler.explaining import preview_policy
 from scheduler.fields import ActKind, DependencyKind
 from scheduler.journal_trace import read_journal
-from scheduler.model import JobState, NodeState, WindowKind
+from scheduler.model import JobState, NodeState
 from scheduler.snapshot import load
 from scheduler.tables import AttemptRow, JobRow
+from scheduler.windows import WindowKind
 from store import clock, journal
 from store.engine import snapshot, transaction
 

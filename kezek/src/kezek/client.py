@@ -21,8 +21,9 @@ from kezek.errors import ConfigError, DigestMismatchError, UsageFaultError
 from kezek.evidence import Chain, Contribution, Initiative, Likeness, Verdict
 from kezek.fields import Fields
 from kezek.logs import Follower, LogPage, LogPlace
+from kezek.machine import Cluster, Me, Quota
 from kezek.messages import FALLBACK
-from kezek.model import Cluster, Job, JobRequest, Me, Output, Quota
+from kezek.model import Job, JobRequest, Output
 from kezek.register import ENTRY_FIELDS, Indicator, Product, ProductRequest
 from kezek.settings import checked_url
 from kezek.telemetry import Efficiency, IdleJobs, Notice, Use

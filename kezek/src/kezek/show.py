@@ -6,8 +6,9 @@ import shlex
 from collections.abc import Iterable, Sequence
 
 from kezek.evidence import Chain, Initiative, Likeness, Verdict
+from kezek.machine import Cluster, Grant, Queue
 from kezek.messages import Messages
-from kezek.model import WAITING, Cluster, Grant, Job, Output, Queue
+from kezek.model import WAITING, Job, Output
 from kezek.register import Indicator, Product
 from kezek.terminal import Cell
 
