@@ -8,6 +8,7 @@ from datetime import datetime
 from typing import Self
 
 from kezek.fields import Fields, Json
+from kezek.slices import SliceUse
 
 FINAL_STATES = frozenset({"COMPLETED", "FAILED", "CANCELLED", "TIMEOUT", "NODE_FAIL", "OUT_OF_MEMORY"})
 """States a job does not leave."""
@@ -373,6 +374,7 @@ class Queue:
     used_gpus: int
     running: int
     pending: int
+    slices: tuple[SliceUse, ...] = ()
 
     @classmethod
     def of(cls, fields: Fields) -> Self:
@@ -387,6 +389,7 @@ class Queue:
             fields.integer("used_gpus"),
             fields.integer("running"),
             fields.integer("pending"),
+            tuple(map(SliceUse.of, fields.objects("slices"))),
         )
 
 
