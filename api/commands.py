@@ -166,6 +166,11 @@ def _policy_diff(options: argparse.Namespace, settings: Settings) -> int:
             f"{queue.path}: nominal {queue.nominal_before} -> {queue.nominal_after} GPUs, holds {queue.held}, "
             f"borrowed {queue.borrowed_before} -> {queue.borrowed_after}\n"
         )
+        for flavor, change in queue.slices:
+            sys.stdout.write(
+                f"{queue.path}: nominal {change.nominal_before} -> {change.nominal_after} slices of {flavor}, "
+                f"holds {change.held}, borrowed {change.borrowed_before} -> {change.borrowed_after}\n"
+            )
     sys.stdout.write(f"would get notice: {', '.join(found.preempting) or 'nobody'}\n")
     sys.stdout.write(f"would start: {', '.join(map(str, found.admitted)) or 'none'}\n")
     return 0

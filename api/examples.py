@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from typing import Final
 
 from api.planning_answers import PLANNING
+from api.queue_answers import QUEUE, SLICES
 from api.use_examples import USE_EXAMPLES
 
 _ORGANISATION_ID: Final = "0f0a4f1e-6a0e-4c6e-9d4c-3a1c5e1b7a01"
@@ -98,14 +99,6 @@ _GRANT: Final = {
     "granted_gpu_hours": 40.0,
     "used_gpu_hours": 0.05,
     "remaining_gpu_hours": 39.62,
-}
-_QUEUE_USE: Final = {
-    "path": _QUEUE,
-    "is_queue": True,
-    "nominal": 8,
-    "used_gpus": 2,
-    "running": 1,
-    "pending": 3,
 }
 _POLICY_OUT: Final = {
     "version": "2026-1",
@@ -271,7 +264,7 @@ EXAMPLES: Final[Mapping[str, object]] = {
         "version": "2026-1",
         "effective_from": "2026-01-01",
         "digest": _BUNDLE,
-        "queues": [_QUEUE_USE],
+        "queues": [QUEUE],
     },
     "IssuedTokenOut": {
         "id": _CREDENTIAL_ID,
@@ -333,14 +326,15 @@ EXAMPLES: Final[Mapping[str, object]] = {
     "ProjectIn": {"organisation": "zhetigen-university", "slug": "digit-reading", "programme": None},
     "ProjectOut": _PROJECT,
     "ProjectStatusIn": {"status": "suspended"},
-    "QueueOut": _QUEUE_USE,
-    "QuotaOut": {"grants": [_GRANT], "queues": [_QUEUE_USE]},
+    "QueueOut": QUEUE,
+    "QuotaOut": {"grants": [_GRANT], "queues": [QUEUE]},
     "RankOut": _RANK,
     "ReadyOut": {"is_ready": True, "checks": {"scheduler": _CHECK}},
     "ReasonOut": _REASON,
     "ReturnIn": {"note": "Say which job trained the model that is in use."},
     "RoleIn": {"role": "researcher", "project": "digit-reading"},
     "RoleOut": _ROLE,
+    "SliceUseOut": SLICES,
     "SlotOut": _SLOT,
     "TokenIn": {"user_id": _USER_ID, "scopes": ["write"], "lifetime_s": 2_592_000},
     "TokenOut": _TOKEN,

@@ -13,7 +13,6 @@ from scheduler.jobs import (
     AttemptRecord,
     ClusterView,
     JobView,
-    QueueUse,
 )
 from scheduler.model import JobState, NodeState, Placement, Reservation
 from store.clock import from_ms
@@ -333,19 +332,3 @@ class ClusterOut(BaseModel):
 
 
 _OWN = frozenset({"labels", "isolation"})
-
-
-class QueueOut(BaseModel):
-    """A node of the quota tree; `path` is empty for the whole machine. GPUs and jobs are those below it."""
-
-    path: str
-    is_queue: bool
-    nominal: int
-    used_gpus: int
-    running: int
-    pending: int
-
-    @classmethod
-    def of(cls, found: QueueUse) -> QueueOut:
-        """The wire form."""
-        return cls(**{name: getattr(found, name) for name in cls.model_fields})

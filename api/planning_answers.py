@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import fields
 from datetime import datetime
 from typing import Final
 from uuid import UUID
@@ -12,7 +13,7 @@ from api.job_answers import ReasonOut
 from scheduler.acts import ActView, WindowView
 from scheduler.fields import ActKind
 from scheduler.interval import STATED_PERCENT, Interval
-from scheduler.preview import Preview
+from scheduler.preview import Change, Preview, QueueChange
 from scheduler.recurring import Every, Repeats
 from scheduler.windows import WindowKind
 from store.clock import from_ms
@@ -158,8 +159,19 @@ class WindowsOut(BaseModel):
     items: list[WindowOut]
 
 
+class SliceChangeOut(BaseModel):
+    """A queue and one flavor of slices (MIG) under both policies, in slices."""
+
+    flavor: str
+    nominal_before: int
+    nominal_after: int
+    held: int
+    borrowed_before: int
+    borrowed_after: int
+
+
 class QueueChangeOut(BaseModel):
-    """A queue under the policy in force and under the other one, in GPUs."""
+    """A queue under the policy in force and under the other one: whole GPUs, and each flavor of slices in service."""
 
     path: str
     nominal_before: int
@@ -167,6 +179,20 @@ class QueueChangeOut(BaseModel):
     held: int
     borrowed_before: int
     borrowed_after: int
+    slices: list[SliceChangeOut]
+
+    @classmethod
+    def of(cls, found: QueueChange) -> QueueChangeOut:
+        """The wire form."""
+        figures = [field.name for field in fields(Change)]
+        return cls(
+            path=found.path,
+            **{name: getattr(found, name) for name in figures},
+            slices=[
+                SliceChangeOut(flavor=flavor, **{name: getattr(change, name) for name in figures})
+                for flavor, change in found.slices
+            ],
+        )
 
 
 class PreviewOut(BaseModel):
@@ -185,10 +211,7 @@ class PreviewOut(BaseModel):
         """The wire form."""
         return cls(
             version=version,
-            queues=[
-                QueueChangeOut(**{name: getattr(one, name) for name in QueueChangeOut.model_fields})
-                for one in found.queues
-            ],
+            queues=[QueueChangeOut.of(one) for one in found.queues],
             preempting=list(found.preempting),
             admitted=list(found.admitted),
         )
@@ -236,6 +259,14 @@ _DRAINED: Final = {
     "reason": "A fan is broken.",
     "drained_at": "2026-03-02T09:00:00Z",
 }
+_SLICES: Final = {
+    "flavor": "a100-mig-1g.10gb",
+    "nominal_before": 7,
+    "nominal_after": 14,
+    "held": 9,
+    "borrowed_before": 2,
+    "borrowed_after": 0,
+}
 _QUEUE: Final = {
     "path": "science/universities",
     "nominal_before": 8,
@@ -243,6 +274,7 @@ _QUEUE: Final = {
     "held": 8,
     "borrowed_before": 0,
     "borrowed_after": 2,
+    "slices": [_SLICES],
 }
 _PLANNED: Final = {
     "starts_at": "2026-03-02T10:00:00Z",
@@ -287,6 +319,7 @@ PLANNING: Final = {
     "PlannedStartOut": _PLANNED,
     "PreviewOut": {"version": "2026-2", "queues": [_QUEUE], "preempting": ["17-1"], "admitted": [18]},
     "QueueChangeOut": _QUEUE,
+    "SliceChangeOut": _SLICES,
     "WindowIn": {
         "kind": "maintenance",
         "nodes": ["n0"],

@@ -35,6 +35,14 @@ class Books:
         elif kind in _MOVE_OF_KIND:
             self._enter(kind, GrantId(UUID(subject.removeprefix("grant:"))), data)
 
+    def flavor(self, grant_id: str) -> str:
+        """Flavor of a grant that was awarded.
+
+        Raises:
+            KeyError: there is no record of it.
+        """
+        return self.grants[GrantId(UUID(grant_id))].flavor
+
     def _award(self, grant_id: GrantId, data: Mapping[str, object]) -> None:
         granted_s = _integer(data["granted_s"])
         balance = ledger.apply(Balance(), ledger.grant(grant_id, granted_s))

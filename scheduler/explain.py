@@ -12,14 +12,12 @@ from typing import Final
 
 from quota.model import Policy
 from quota.policy import policy_queue
-from quota.tree import WHOLE
 from scheduler.fit import MS, Bounds, Fit, World, can_ever_fit, fits
 from scheduler.index import Index
 from scheduler.interval import Interval
 from scheduler.model import Admit, JobId, PendingJob, Plan, ReasonCode, Request, Reserve, Snapshot, Wait
 from scheduler.order import Aging, deciding_rule, in_order
 from scheduler.plan import make_plan
-from scheduler.world import NO_LIMITS
 
 MAX_AHEAD: Final = 10
 """Jobs of the queue that are named as ahead: who reads it reads the first lines."""
@@ -145,8 +143,7 @@ def _ahead(job: PendingJob, snapshot: Snapshot, bounds: Bounds) -> tuple[int, tu
     """The job's place in its queue, and who of the queue is before it."""
     policy = bounds.policy
     queue = policy_queue(policy, job.queue)
-    tree = bounds.trees.get(WHOLE, NO_LIMITS)
-    aging = Aging(snapshot.at_ms, policy.aging_full_after_s, tree.nominal)
+    aging = Aging(snapshot.at_ms, policy.aging_full_after_s, bounds.nominals)
     peers = [other for other in snapshot.pending if policy_queue(policy, other.queue) == queue]
     before = in_order(peers, aging, queue)
     before = before[: before.index(job)]

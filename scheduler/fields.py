@@ -11,7 +11,7 @@ from enum import StrEnum
 from typing import Final, cast
 from uuid import UUID
 
-from quota.fairshare import entry_charge
+from quota.fairshare import entry_charge, rate_of
 from quota.model import Grant, Policy
 from quota.policy import policy_queue
 from scheduler.model import (
@@ -264,21 +264,28 @@ def windows_at(windows: Mapping[int, Fields], at_ms: int) -> tuple[Window, ...]:
 
 
 def usage_of(
-    sampled: Mapping[str, int], admissions: Iterable[tuple[str, int]], policy: Policy
+    sampled: Mapping[str, int], admissions: Iterable[tuple[str, str, int]], policy: Policy
 ) -> dict[str, int]:
     """Decayed use of every queue: the last sample, and the entry charge of what was admitted since.
 
     Args:
         sampled: GPU-milliseconds by queue as of the last sample.
-        admissions: queue and GPUs of each admission since then.
+        admissions: queue, flavor and GPUs of each admission since then, or of some of them together.
         policy: the policy in force.
     """
     found: dict[str, int] = {}
     for queue, used in sampled.items():
         found[policy_queue(policy, queue)] = found.get(policy_queue(policy, queue), 0) + used
-    for queue, gpus in admissions:
-        charged = entry_charge(gpus, policy.usage_sampling_s)
-        found[policy_queue(policy, queue)] = found.get(policy_queue(policy, queue), 0) + charged
+    admitted: dict[tuple[str, str], int] = {}
+    for queue, flavor, gpus in admissions:
+        key = (policy_queue(policy, queue), flavor)
+        admitted[key] = admitted.get(key, 0) + gpus
+    for (
+        queue,
+        flavor,
+    ), gpus in admitted.items():  # together, so that rounding does not depend on who adds up
+        charge = entry_charge(gpus, policy.usage_sampling_s, rate_of(policy, flavor))
+        found[queue] = found.get(queue, 0) + charge
     return dict(sorted(found.items()))
 
 

@@ -16,7 +16,7 @@ from sqlalchemy.orm import Session
 from quota.cohort import QuotaUse, nominals
 from quota.model import ROOT, Policy
 from quota.policy import policy_queue
-from quota.tree import WHOLE, pool_of
+from quota.tree import WHOLE, entitled_of, in_pool, pool_of
 from scheduler.model import JobState, NodeState
 from scheduler.snapshot import LIVE, load_inventory, load_nodes
 from scheduler.tables import AllocationRow, AttemptRow, JobRow, NodeRow
@@ -68,8 +68,22 @@ class ClusterView:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class SliceUse:
+    """A node of the quota tree and one flavor of slices: guaranteed, held, and borrowed of what is held."""
+
+    flavor: str
+    nominal: int
+    used: int
+    borrowed: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class QueueUse:
-    """A node of the quota tree: nominal and held GPUs, both whole ones, and jobs below it; `path` "" is the whole."""
+    """A node of the quota tree: nominal and held GPUs, both whole ones, and jobs below it; `path` "" is the whole.
+
+    Attributes:
+        slices: of each flavor of slices in service, by flavor.
+    """
 
     path: str
     is_queue: bool
@@ -77,6 +91,7 @@ class QueueUse:
     used_gpus: int
     running: int
     pending: int
+    slices: tuple[SliceUse, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -161,7 +176,10 @@ def cluster(session: Session) -> ClusterView:
 
 def capacity_gpus(session: Session, at: datetime) -> int:
     """Whole GPUs in service, of every flavor; slices of GPUs are counted each flavor by itself."""
-    capacity = load_inventory(session, at).capacity
+    return _whole(load_inventory(session, at).capacity)
+
+
+def _whole(capacity: Mapping[str, int]) -> int:
     return sum(gpus for flavor, gpus in capacity.items() if pool_of(flavor) == WHOLE)
 
 
@@ -179,8 +197,46 @@ def _held_by_queue(session: Session, policy: Policy) -> list[tuple[str, int]]:
     return [(policy_queue(policy, queue), gpus) for queue, flavor, gpus in held if pool_of(flavor) == WHOLE]
 
 
+def _slice_use(session: Session, policy: Policy, capacity: Mapping[str, int]) -> dict[str, list[SliceUse]]:
+    """By node of the tree: its slices of each flavor in service. What is borrowed is told as the plan tells it."""
+    flavors = sorted(flavor for flavor in capacity if pool_of(flavor) != WHOLE)
+    if not flavors:
+        return {}
+    rows = session.execute(
+        select(NodeRow.flavor, JobRow.queue, func.count().label("slices"))
+        .select_from(AllocationRow)
+        .join(AttemptRow, AttemptRow.id == AllocationRow.attempt_id)
+        .join(JobRow, JobRow.id == AttemptRow.job_id)
+        .join(NodeRow, NodeRow.name == AllocationRow.node)
+        .where(AllocationRow.released_at.is_(None), NodeRow.flavor.in_(flavors))
+        .group_by(NodeRow.flavor, JobRow.queue, AttemptRow.id)
+        .order_by(AttemptRow.admitted_at, AttemptRow.admitted_seq, AttemptRow.id)
+    )
+    held: dict[str, dict[str, list[int]]] = {flavor: {} for flavor in flavors}
+    for row in rows:
+        held[row.flavor].setdefault(policy_queue(policy, row.queue), []).append(row.slices)
+    found: dict[str, list[SliceUse]] = {}
+    for flavor in flavors:
+        nominal = nominals(in_pool(policy, flavor), capacity[flavor])
+        used = QuotaUse.of((queue, sum(runs)) for queue, runs in held[flavor].items())
+        borrowed = QuotaUse.of(
+            (queue, _borrowed(runs, nominal.get(queue, 0))) for queue, runs in held[flavor].items()
+        )
+        for path in nominal:
+            use = SliceUse(
+                flavor=flavor, nominal=nominal[path], used=used.at(path), borrowed=borrowed.at(path)
+            )
+            found.setdefault(path, []).append(use)
+    return found
+
+
+def _borrowed(runs: list[int], nominal: int) -> int:
+    """Of what is held, first admitted first, what is beyond the nominal."""
+    return sum(gpus for gpus, fits in zip(runs, entitled_of(runs, nominal), strict=True) if not fits)
+
+
 def queue_use(session: Session, policy: Policy, at: datetime) -> list[QueueUse]:
-    """Every node of the quota tree with its nominal and its use in whole GPUs, ROOT first, by path."""
+    """Every node of the quota tree with its nominal and its use, ROOT first, by path; slices apart from whole GPUs."""
     counts = [
         (policy_queue(policy, queue), state, jobs)
         for queue, state, jobs in session.execute(
@@ -193,7 +249,9 @@ def queue_use(session: Session, policy: Policy, at: datetime) -> list[QueueUse]:
     running = QuotaUse.of((queue, jobs) for queue, state, jobs in counts if state in LIVE)
     pending = QuotaUse.of((queue, jobs) for queue, state, jobs in counts if state not in LIVE)
     parents = {node.parent for node in policy.tree}
-    found = nominals(policy, capacity_gpus(session, at))
+    capacity = load_inventory(session, at).capacity
+    found = nominals(policy, _whole(capacity))
+    slices = _slice_use(session, policy, capacity)
     return [
         QueueUse(
             path=path,
@@ -202,6 +260,7 @@ def queue_use(session: Session, policy: Policy, at: datetime) -> list[QueueUse]:
             used_gpus=used.at(path),
             running=running.at(path),
             pending=pending.at(path),
+            slices=tuple(slices.get(path, ())),
         )
         for path in sorted(found)
     ]

@@ -196,11 +196,14 @@ class FoldedState:
             windows=windows_at(self.windows, at_ms),
         )
 
-    def _admissions(self) -> list[tuple[str, int]]:
-        """Queue and GPUs of what was admitted since the last sample of use."""
+    def _admissions(self) -> list[tuple[str, str, int]]:
+        """Queue, flavor and GPUs of what was admitted since the last sample of use."""
         since = [made for made in self.attempts.values() if integer(made["admitted_ms"]) >= self.sampled_ms]
-        jobs = [self.jobs[integer(attempt["job_id"])] for attempt in since]
-        return [(str(job["queue"]), integer(job["gpus"])) for job in jobs]
+        return [
+            (str(job["queue"]), self.books.flavor(str(attempt["grant_id"])), integer(job["gpus"]))
+            for attempt in since
+            for job in (self.jobs[integer(attempt["job_id"])],)
+        ]
 
 
 def _mapping(value: object) -> Fields:

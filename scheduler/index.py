@@ -110,7 +110,7 @@ class Index:
 
     def __init__(self) -> None:
         self._policy: Policy | None = None
-        self._nominals: Mapping[str, int] = {}
+        self._nominals: Mapping[str, Mapping[str, int]] = {}
         self._at_ms = 0
         self.running: Final = Running()
         self._asked: Final[dict[Request, Asked]] = {}

@@ -73,11 +73,11 @@ class Known:
     Args:
         state: the fold, holding unfinished jobs and live attempts only; it is this object's from now on.
         ended: states of ended jobs that unfinished ones depend on.
-        admissions: GPUs admitted since the last sample of use, by instant [ms] and queue.
+        admissions: GPUs admitted since the last sample of use, by instant [ms], queue and flavor.
     """
 
     def __init__(
-        self, state: FoldedState, ended: dict[int, str], admissions: dict[tuple[int, str], int]
+        self, state: FoldedState, ended: dict[int, str], admissions: dict[tuple[int, str, str], int]
     ) -> None:
         self._state: Final = state
         self._ended: Final = ended
@@ -189,7 +189,9 @@ class Known:
         if is_new:
             self._depend(job_id, fields)
         elif record.kind == "job.admitted":
-            key = (integer(self._state.attempts[str(name)]["admitted_ms"]), str(fields["queue"]))
+            attempt = self._state.attempts[str(name)]
+            flavor = self._state.books.flavor(str(attempt["grant_id"]))
+            key = (integer(attempt["admitted_ms"]), str(fields["queue"]), flavor)
             self._admissions[key] = self._admissions.get(key, 0) + integer(fields["gpus"])
 
     def _depend(self, job_id: int, fields: Fields) -> None:
@@ -214,9 +216,7 @@ class Known:
             self._grants[grant_id] = grant_view(state.books.grants[grant_id])
         self._follow_jobs(changed)
         self._changed = _Changed(has_nodes=False, is_all=False)
-        usage = usage_of(
-            state.usage, ((queue, gpus) for (_, queue), gpus in self._admissions.items()), policy
-        )
+        usage = usage_of(state.usage, ((*key[1:], gpus) for key, gpus in self._admissions.items()), policy)
         return Snapshot(
             at_ms=at_ms,
             version=version,

@@ -13,7 +13,7 @@ from typing import Final
 
 from quota.cohort import ancestors
 from quota.model import ROOT
-from quota.tree import Tree
+from quota.tree import Tree, pool_of
 from scheduler.model import PendingJob
 
 ENTITLED_FIRST: Final = "entitled_first"
@@ -51,6 +51,8 @@ one criterion, and not a sum of them, can be named as the reason.
 """
 
 
+_NOTHING: Final[Mapping[str, int]] = {}
+
 Key = tuple[int, ...]
 """A job's place in its queue: one number per rule of RULES, the smaller first."""
 
@@ -61,10 +63,10 @@ class Aging:
     Args:
         at_ms: now.
         full_after_s: seconds after which a job is aged.
-        nominals: GPUs of each queue.
+        nominals: of each pool that is in service, those of each queue.
     """
 
-    def __init__(self, at_ms: int, full_after_s: int, nominals: Mapping[str, int]) -> None:
+    def __init__(self, at_ms: int, full_after_s: int, nominals: Mapping[str, Mapping[str, int]]) -> None:
         self.by_ms: Final = at_ms - full_after_s * 1_000
         self.nominals: Final = nominals
 
@@ -73,8 +75,10 @@ class Aging:
         return job.submitted_ms <= self.by_ms and self.can_age(job, queue)
 
     def can_age(self, job: PendingJob, queue: str) -> bool:
-        """Whether the job becomes aged one day."""
-        return job.request.gpus <= self.nominals.get(queue, 0)
+        """Whether the job becomes aged one day: it is within its queue's nominal on a flavor that it takes."""
+        gpus = job.request.gpus
+        pools = (self.nominals.get(pool_of(flavor), _NOTHING) for flavor in job.request.flavors)
+        return any(gpus <= pool.get(queue, 0) for pool in pools)
 
 
 def in_order(pending: Iterable[PendingJob], aging: Aging, queue: str) -> list[PendingJob]:

@@ -7,9 +7,10 @@ from datetime import datetime, timedelta
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
-from quota.fairshare import MS, UsageBook
+from quota.fairshare import MS, UsageBook, charged, rate_of
 from quota.model import Policy
 from quota.policy import policy_queue
+from quota.tables import GrantRow
 from scheduler.tables import AttemptRow, JobRow, UsageRow
 from store import clock, journal
 
@@ -47,15 +48,17 @@ def sample_usage(session: Session, policy: Policy, *, at: datetime, actor: str) 
 
 
 def _held_ms(session: Session, policy: Policy, since: datetime, at: datetime) -> dict[str, int]:
-    """GPU-milliseconds that each queue held in [since, at)."""
+    """GPU-milliseconds that each queue held in [since, at), every flavor at its rate."""
     found = session.execute(
-        select(JobRow.queue, JobRow.gpus, AttemptRow.admitted_at, AttemptRow.ended_at)
+        select(JobRow.queue, JobRow.gpus, GrantRow.flavor, AttemptRow.admitted_at, AttemptRow.ended_at)
         .join(JobRow, JobRow.id == AttemptRow.job_id)
+        .join(GrantRow, GrantRow.id == AttemptRow.grant_id)
         .where((AttemptRow.ended_at.is_(None)) | (AttemptRow.ended_at > since))
     )
     held: dict[str, int] = {}
     for row in found:
         elapsed = min(row.ended_at or at, at) - max(row.admitted_at, since)
         queue = policy_queue(policy, row.queue)
-        held[queue] = held.get(queue, 0) + row.gpus * max(0, int(elapsed.total_seconds() * MS))
+        held_ms = row.gpus * max(0, int(elapsed.total_seconds() * MS))
+        held[queue] = held.get(queue, 0) + charged(held_ms, rate_of(policy, row.flavor))
     return held

@@ -10,6 +10,7 @@ from sqlalchemy.orm import Session
 
 from quota import service as quota
 from quota.model import Policy
+from quota.tables import GrantRow
 from scheduler.fields import (
     Act,
     ActKind,
@@ -151,10 +152,14 @@ def window_fields(row: WindowRow) -> Fields:
 def load_usage(session: Session, policy: Policy) -> dict[str, int]:
     """Read the decayed use of every queue. O(queues + admissions since the last sample)."""
     sampled = session.execute(select(UsageRow.queue, UsageRow.used_gpu_ms, UsageRow.sampled_at)).all()
-    admitted = select(JobRow.queue, JobRow.gpus).join(AttemptRow, AttemptRow.job_id == JobRow.id)
+    admitted = (
+        select(JobRow.queue, GrantRow.flavor, JobRow.gpus)
+        .join(AttemptRow, AttemptRow.job_id == JobRow.id)
+        .join(GrantRow, GrantRow.id == AttemptRow.grant_id)
+    )
     if sampled:
         admitted = admitted.where(AttemptRow.admitted_at >= sampled[0].sampled_at)
-    admissions = [(row.queue, row.gpus) for row in session.execute(admitted)]
+    admissions = [(row.queue, row.flavor, row.gpus) for row in session.execute(admitted)]
     return usage_of({row.queue: row.used_gpu_ms for row in sampled}, admissions, policy)
 
 

@@ -7,10 +7,9 @@ from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from typing import Final
 
-from quota.fairshare import entry_charge
+from quota.fairshare import entry_charge, rate_of
 from quota.model import Policy
 from quota.policy import policy_queue
-from quota.tree import WHOLE
 from scheduler.fit import Fit, NoFit, World, fits_eligible, has_room, not_eligible
 from scheduler.index import Index
 from scheduler.lines import Line, Waits, line_of
@@ -19,7 +18,6 @@ from scheduler.order import Aging, FairShare
 from scheduler.place import Picks
 from scheduler.profile import OVERDUE_MS, Hold
 from scheduler.reserve import Search, earliest, reclaim
-from scheduler.world import NO_LIMITS
 
 ROOM_REASONS: Final = frozenset(
     {
@@ -61,12 +59,11 @@ class Turn:
         self._index: Final = Index() if index is None else index
         self.bounds: Final = self._index.bounds(snapshot, policy)
         self.world: Final = World(snapshot, self.bounds, self._index.running)
-        tree = self.bounds.trees.get(WHOLE, NO_LIMITS)
-        self.aging: Final = Aging(snapshot.at_ms, policy.aging_full_after_s, tree.nominal)
+        self.aging: Final = Aging(snapshot.at_ms, policy.aging_full_after_s, self.bounds.nominals)
         self._index.follow(snapshot, policy, self.aging)
         self.jobs: Final = self._index.jobs
         priorities = {node.path: node.priority for node in policy.tree}
-        self.fair: Final = FairShare(tree, snapshot.usage, priorities)
+        self.fair: Final = FairShare(self.bounds.fair_tree, snapshot.usage, priorities)
         self.standing: Final = {
             kept.job_id: kept
             for kept in snapshot.reservations
@@ -254,7 +251,8 @@ class Turn:
         """The job starts now."""
         queue = policy_queue(self.policy, job.queue)
         self.world.start(job, found)
-        charge = entry_charge(job.request.gpus, self.policy.usage_sampling_s)
+        rate = rate_of(self.policy, found.flavor)
+        charge = entry_charge(job.request.gpus, self.policy.usage_sampling_s, rate)
         self.fair.charge(queue, charge)
         self.starts.append(Started(job, queue, found, charge, is_planned))
         self.decided.add(job.id)

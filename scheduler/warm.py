@@ -20,6 +20,7 @@ from sqlalchemy.orm import Session
 from quota import service as quota
 from quota.fold import Books
 from quota.model import Policy
+from quota.tables import GrantRow
 from scheduler.fold import FoldedState
 from scheduler.index import Index
 from scheduler.known import Known, Told
@@ -219,16 +220,17 @@ def _attempt(row: Row[tuple[object, ...]]) -> AttemptRow:
     return cast("AttemptRow", row)
 
 
-def _admissions(session: Session, since_ms: int) -> dict[tuple[int, str], int]:
-    """GPUs admitted since the last sample of use, by instant and queue."""
+def _admissions(session: Session, since_ms: int) -> dict[tuple[int, str, str], int]:
+    """GPUs admitted since the last sample of use, by instant, queue and flavor."""
     rows = session.execute(
-        select(AttemptRow.admitted_at, JobRow.queue, func.sum(JobRow.gpus).label("gpus"))
+        select(AttemptRow.admitted_at, JobRow.queue, GrantRow.flavor, func.sum(JobRow.gpus).label("gpus"))
         .join(JobRow, JobRow.id == AttemptRow.job_id)
+        .join(GrantRow, GrantRow.id == AttemptRow.grant_id)
         .where(AttemptRow.admitted_at >= clock.from_ms(since_ms))
-        .group_by(AttemptRow.admitted_at, JobRow.queue)
+        .group_by(AttemptRow.admitted_at, JobRow.queue, GrantRow.flavor)
     )
-    found: dict[tuple[int, str], int] = {}
+    found: dict[tuple[int, str, str], int] = {}
     for row in rows:
-        key = (clock.to_ms(row.admitted_at), row.queue)
+        key = (clock.to_ms(row.admitted_at), row.queue, row.flavor)
         found[key] = found.get(key, 0) + int(row.gpus)
     return found

@@ -8,6 +8,7 @@ from enum import StrEnum
 from typing import Final
 from uuid import UUID
 
+from quota.fairshare import fair_tree
 from quota.model import GrantId, Policy, QuotaNode
 from quota.policy import policy_queue
 from quota.tree import Tree, Use, pool_of, tree_of
@@ -89,6 +90,8 @@ class Bounds:
             capacity[pool_of(flavor)] = capacity.get(pool_of(flavor), 0) + gpus
         self.policy: Final = policy
         self.trees: Final = {pool: tree_of(policy, gpus, pool) for pool, gpus in capacity.items()}
+        self.nominals: Final = {pool: tree.nominal for pool, tree in self.trees.items()}
+        self.fair_tree: Final = fair_tree(policy, self.trees) or NO_LIMITS
         self.queues: Final[Mapping[str, QuotaNode]] = {
             node.path: node for node in policy.tree if node.path not in parents
         }

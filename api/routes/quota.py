@@ -15,8 +15,8 @@ from api.answers import GrantOut, PageOut, PoliciesOut, PolicyOut
 from api.auth import Caller, require
 from api.context import Ctx
 from api.errors import BODY_ERRORS, ApiError, ErrorCode, documented
-from api.job_answers import QueueOut
 from api.limits import MAX_PAGE
+from api.queue_answers import QueueOut
 from api.schemas import GrantIn, GrantsQuery
 from quota import service as quota
 from quota.model import Ground
@@ -54,7 +54,7 @@ POLICY_BODY: Final = {
 
 
 class InForceOut(BaseModel):
-    """The policy in force and what it comes to on the machine as it stands, in whole GPUs."""
+    """The policy in force and what it comes to on the machine as it stands, in whole GPUs and in slices."""
 
     version: str
     effective_from: str
@@ -135,7 +135,7 @@ def enact_policy(
     responses=documented(ErrorCode.NO_POLICY),
 )
 def get_policy_in_force(ctx: Ctx, caller: Caller) -> InForceOut:  # noqa: ARG001 - open to every caller
-    """The policy in force with the nominal quota of every node of its tree in whole GPUs."""
+    """The policy in force with the nominal quota of every node of its tree in whole GPUs and in slices."""
     at = ctx.now()
     with transaction(ctx.engine) as session:
         policy, digest = quota.in_force(session, at)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from uuid import UUID
 
-from quota.fairshare import entry_charge
+from quota.fairshare import entry_charge, rate_of
 from quota.model import GrantId
 from quota.policy import policy_queue
 from scheduler.model import (
@@ -124,7 +124,8 @@ class Cluster:
                 array_id=None if job.array is None else job.array.id,
             )
             self.known[job.id] = job
-            charge = entry_charge(job.request.gpus, self.policy.usage_sampling_s)
+            rate = rate_of(self.policy, self.nodes[entry.slots[0].node].flavor)
+            charge = entry_charge(job.request.gpus, self.policy.usage_sampling_s, rate)
             self.usage[queue] = self.usage.get(queue, 0) + charge
             self.log.append(("start", job.id))
         self.reservations = tuple(

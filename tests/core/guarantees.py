@@ -10,7 +10,6 @@ from scheduler.fit import Bounds, Fit, World, fits_eligible, not_eligible
 from scheduler.model import Admit, ReasonCode, Reserve, ShareClass, Wait
 from scheduler.order import Aging
 from scheduler.profile import Hold
-from scheduler.world import NO_LIMITS
 
 MS = 1_000
 LOST = {ReasonCode.ARRAY_CAP, ReasonCode.BUDGET_EXHAUSTED}
@@ -24,11 +23,7 @@ def world_of(snapshot, policy, without=()):
 
 
 def aging_of(snapshot, policy):
-    return Aging(
-        snapshot.at_ms,
-        policy.aging_full_after_s,
-        Bounds(snapshot, policy).trees.get(WHOLE, NO_LIMITS).nominal,
-    )
+    return Aging(snapshot.at_ms, policy.aging_full_after_s, Bounds(snapshot, policy).nominals)
 
 
 def borrowers(snapshot, policy):

@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from quota.tree import WHOLE
 from scheduler import lines
 from scheduler.baselines import Stock
 from scheduler.changed import changes
@@ -75,7 +76,7 @@ def test_jobs_age_where_they_stand(build):
     index = Index()
     old = build.job(1, 1, priority=0, age_s=3_000)
     young = build.job(2, 1, priority=5, age_s=10)
-    aging = {hour: Aging(build.now_ms + hour * 3_600_000, 3_600, {"q": 8}) for hour in (0, 1)}
+    aging = {hour: Aging(build.now_ms + hour * 3_600_000, 3_600, {WHOLE: {"q": 8}}) for hour in (0, 1)}
     snapshot = build.snapshot(pending=[old, young])
     index.follow(snapshot, policy, aging[0])
     (kind,) = index.queues["q"].values()
@@ -91,7 +92,7 @@ def test_jobs_age_where_they_stand(build):
 
 
 def test_an_equal_job_read_anew_is_the_same(build):
-    policy, aging = build.policy(), Aging(build.now_ms, 3_600, {"q": 8})
+    policy, aging = build.policy(), Aging(build.now_ms, 3_600, {WHOLE: {"q": 8}})
     index = Index()
     index.follow(build.snapshot(pending=[build.job(1, 1)]), policy, aging)
     first = index.jobs[JobId(1)]
@@ -270,7 +271,7 @@ def test_runs_that_end_leave_no_end_behind_however_many():
 
 
 def test_a_kind_that_nobody_is_of_any_more_is_forgotten(build):
-    policy, aging = build.policy(), Aging(build.now_ms, 3_600, {"q": 8})
+    policy, aging = build.policy(), Aging(build.now_ms, 3_600, {WHOLE: {"q": 8}})
     index = Index()
     index.follow(build.snapshot(pending=[build.job(1, 1), build.job(2, 4)]), policy, aging)
     assert len(index.alike["q"]) == 2

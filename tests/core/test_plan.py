@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from quota.tree import Use, tree_of
+from quota.tree import WHOLE, Use, tree_of
 from scheduler.entries import waits_of
 from scheduler.model import Admit, Expire, JobId, JobState, LiveAttempt, NodeState, ReasonCode, Reserve, Wait
 from scheduler.order import RULES, Aging, deciding_rule, in_order
@@ -48,7 +48,7 @@ ORDER = [
 
 @pytest.mark.parametrize(("rule", "ahead", "behind"), ORDER)
 def test_the_first_rule_that_differs_decides(build, rule, ahead, behind):
-    aging = Aging(build.now_ms, 7 * DAY_OLD, {"q": 8})
+    aging = Aging(build.now_ms, 7 * DAY_OLD, {WHOLE: {"q": 8}})
     first = build.job(**{"number": 1} | ahead)
     second = build.job(**{"number": 2} | behind)
     assert in_order([second, first], aging, "q") == [first, second]

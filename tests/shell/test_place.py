@@ -9,6 +9,7 @@ import pytest
 
 from quota import service as quota
 from quota.model import Ground, GroundKind
+from quota.policy import parse_policy
 from scheduler import jobs, nodes
 from scheduler.agent.inventory import GpuInventory
 from scheduler.model import JobState, Placement, ReasonCode, Request
@@ -198,4 +199,14 @@ def test_slices_have_a_quota_of_their_own_beside_whole_gpus(racks):
     with snapshot(racks.engine) as session:
         use = {found.path: found for found in jobs.queue_use(session, quota.policy_in_force(session, at), at)}
     assert (use["science"].nominal, use["science"].used_gpus, use["science"].running) == (12, 12, 3)
+    [own], [others], [all_of_them] = (use[path].slices for path in ("science", "business", ""))
+    assert (own.flavor, own.nominal, own.used, own.borrowed) == (MIG, 2, 2, 0)
+    assert (others.nominal, others.used, others.borrowed) == (0, 0, 0)
+    assert (all_of_them.nominal, all_of_them.used, all_of_them.borrowed) == (4, 2, 0)
+    lends = {"science": {"nominal": "100%", "slices": {MIG: {"nominal": "25%"}}}, "business": {"nominal": 0}}
+    other = parse_policy({"policy": {**POLICY["policy"], "version": "test-3", "tree": lends}})
+    with snapshot(racks.engine) as session:
+        lent = {found.path: found for found in jobs.queue_use(session, other, at)}
+    assert [(use.nominal, use.used, use.borrowed) for use in lent["science"].slices] == [(1, 2, 1)]
+    assert [(use.nominal, use.used, use.borrowed) for use in lent[""].slices] == [(4, 2, 1)]
     racks.check()

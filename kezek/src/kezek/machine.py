@@ -8,6 +8,7 @@ from datetime import datetime
 from typing import Self
 
 from kezek.fields import Fields, Json
+from kezek.slices import SliceUse
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,6 +119,7 @@ class Queue:
     used_gpus: int
     running: int
     pending: int
+    slices: tuple[SliceUse, ...] = ()
 
     @classmethod
     def of(cls, fields: Fields) -> Self:
@@ -132,6 +134,7 @@ class Queue:
             fields.integer("used_gpus"),
             fields.integer("running"),
             fields.integer("pending"),
+            tuple(map(SliceUse.of, fields.objects("slices"))),
         )
 
 

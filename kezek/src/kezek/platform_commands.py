@@ -18,7 +18,7 @@ outputs = typer.Typer(no_args_is_help=True, help="Files that jobs kept.")
 
 
 def quota(*, output: Output = Format.TABLE) -> None:
-    """Show what your projects have: GPU-hours granted, used and left, and their queues."""
+    """Show what your projects have: GPU-hours granted, used and left, and their queues with their slices."""
     screen = terminal(output)
     with connect() as client:
         found = client.quota()
@@ -33,6 +33,8 @@ def quota(*, output: Output = Format.TABLE) -> None:
         screen.note(messages.say("quota.none"))
     if found.queues:
         screen.table(show.QUEUE_HEADS, show.queue_rows(found.queues, messages), messages.say("quota.queues"))
+    if slices := show.slice_rows(found.queues, messages):
+        screen.table(show.SLICE_HEADS, slices, messages.say("quota.slices"))
 
 
 def cluster(*, output: Output = Format.TABLE) -> None:

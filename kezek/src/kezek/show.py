@@ -36,6 +36,7 @@ OUTPUT_HEADS = ("rank", "path", "size", "digest")
 NODE_HEADS = ("node", "flavor", "state", "total", "busy", "free", "down", "labels")
 GRANT_HEADS = ("project", "flavor", "granted", "used", "pending", "remaining", "period")
 QUEUE_HEADS = ("queue", "nominal", "in_use", "running", "waiting")
+SLICE_HEADS = ("queue", "flavor", "slice_nominal", "slice_used", "slice_borrowed")
 PRODUCT_HEADS = ("slug", "name", "sector", "stage", "status", "registered")
 EVIDENCE_HEADS = ("jobs", "state", "gpu_hours", "counted", "digest")
 YEAR_HEADS = ("year", "target", "cumulative", "added", "imported", "forecast")
@@ -206,6 +207,19 @@ def queue_rows(queues: Iterable[Queue], messages: Messages) -> list[Sequence[Cel
             *(str(count) for count in (queue.nominal_gpus, queue.used_gpus, queue.running, queue.pending)),
         )
         for queue in queues
+    ]
+
+
+def slice_rows(queues: Iterable[Queue], messages: Messages) -> list[Sequence[Cell]]:
+    """Slices of each queue as the rows of `SLICE_HEADS`."""
+    return [
+        (
+            queue.path or messages.say("quota.whole"),
+            use.flavor,
+            *(str(count) for count in (use.nominal, use.used, use.borrowed)),
+        )
+        for queue in queues
+        for use in queue.slices
     ]
 
 
