@@ -92,6 +92,7 @@ class Known:
         self._reservations: Final[dict[JobId, Reservation]] = {}
         self._live: Final[dict[AttemptId, LiveAttempt]] = {}
         self._live_ids: list[AttemptId] = []
+        self._undispatched: Final[set[AttemptId]] = set()
         self._grants: Final[dict[GrantId, GrantView]] = {}
         self._nodes: tuple[Node, ...] = ()
         self._capacity: dict[str, int] = {}
@@ -129,13 +130,8 @@ class Known:
         return frozenset(found.union(job.id for job in pending[begin : self._told_up_to]))
 
     def undispatched(self) -> list[AttemptId]:
-        """Live attempts that no agent is known to have and that nobody wants stopped, by name."""
-        found = [
-            AttemptId(name)
-            for name, attempt in self._state.attempts.items()
-            if attempt.get("dispatched_ms") is None and attempt.get("stop_why") is None
-        ]
-        return sorted(found)
+        """Live attempts that no agent is known to have and that nobody wants stopped, by name, as of `snapshot`."""
+        return sorted(self._undispatched)
 
     def take(self, records: Iterable[JournalRecord]) -> None:
         """Take records, each subject's in the order of their ids.
@@ -332,7 +328,12 @@ class Known:
         if attempt is None or job is None or str(attempt["state"]) not in _LIVE:
             self._state.attempts.pop(name, None)
             self._live.pop(name, None)
+            self._undispatched.discard(name)
             return False
+        if attempt.get("dispatched_ms") is None and attempt.get("stop_why") is None:
+            self._undispatched.add(name)
+        else:
+            self._undispatched.discard(name)
         ranks = cast("list[Fields]", attempt["ranks"])
         found = live_attempt(name, job, attempt, ranks, self._standing)
         if self._live.get(name) == found:

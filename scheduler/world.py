@@ -369,6 +369,21 @@ class World:
         return [self.held[job_id] for job_id in sorted(self.held)]
 
 
+def is_same_world(one: Snapshot, other: Snapshot) -> bool:
+    """Whether a world made of one is a world made of the other, under one policy.
+
+    Who waits, what was planned for them and how much queues used so far is no part of it.
+    """
+    return (
+        one.at_ms == other.at_ms
+        and one.live == other.live
+        and one.nodes == other.nodes
+        and one.capacity == other.capacity
+        and one.grants == other.grants
+        and one.windows == other.windows
+    )
+
+
 def claim_s(request: Request) -> int:
     """What a start claims of the grant, in device-seconds: GPUs x walltime."""
     return request.gpus * request.walltime_s
