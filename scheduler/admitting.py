@@ -10,6 +10,7 @@ from bisect import bisect_left
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from functools import cached_property
 from typing import Final
 
 import psycopg
@@ -59,7 +60,7 @@ class Rejected:
     why: str
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Admission:
     """What the admissions of one cycle share.
 
@@ -79,6 +80,11 @@ class Admission:
     def actor(self) -> str:
         """As the journal names this scheduler."""
         return f"scheduler:{self.held.epoch}"
+
+    @cached_property
+    def graces_s(self) -> Mapping[str, int]:
+        """Seconds of notice that each queue's jobs get; none for a queue that the policy has no more."""
+        return {node.path: node.grace_s for node in self.policy.tree}
 
 
 Result = AttemptId | Rejected
@@ -203,17 +209,11 @@ def _made(
         ranks=[new_rank(slot) for slot in entry.slots],
         admitted_at=admission.at,
         admitted_seq=number,
-        grace_s=_grace_s(admission.policy, job.queue),
+        grace_s=admission.graces_s.get(policy_queue(admission.policy, job.queue), 0),
         refund_cap_s=0,
         refunded_s=0,
     )
     return {name: value for name, value in now.items() if before.get(name) != value}, attempt
-
-
-def _grace_s(policy: Policy, queue: str) -> int:
-    """Seconds of notice that a queue's jobs get, 0 for a queue that the policy has no more."""
-    path = policy_queue(policy, queue)
-    return next((node.grace_s for node in policy.tree if node.path == path), 0)
 
 
 def _write(session: Session, made: Sequence[tuple[Fields, AttemptRow]], at: datetime) -> None:

@@ -6,12 +6,13 @@ It begins with the tables (`scheduler.warm`) and takes every record that came si
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from itertools import islice
 from typing import Final, cast
-from uuid import UUID
 
+from quota.fold import grant_of
 from quota.model import GrantId, Policy
 from scheduler.fields import (
     Fields,
@@ -82,6 +83,7 @@ class Known:
         self._state: Final = state
         self._ended: Final = ended
         self._admissions = admissions
+        self._admitted = _by_queue(admissions)
         self._changed = _Changed(jobs=set(state.jobs), attempts=set(state.attempts))
         self._dependents: Final[dict[int, set[int]]] = {}
         self._pending: dict[JobId, PendingJob] = {}
@@ -150,10 +152,11 @@ class Known:
             elif room == "project":
                 self._changed.is_all = True
             elif room in _OF_BOOKS:
-                self._changed.grants.add(GrantId(UUID(record.subject.removeprefix("grant:"))))
+                self._changed.grants.add(grant_of(record.subject))
             elif record.kind == "usage.sampled":
                 since = self._state.sampled_ms
                 self._admissions = {key: gpus for key, gpus in self._admissions.items() if key[0] >= since}
+                self._admitted = _by_queue(self._admissions)
 
     def missing(self) -> set[int]:
         """Jobs that others depend on and of which nothing is known: they ended before; `tell_ended` says how."""
@@ -187,6 +190,7 @@ class Known:
         elif record.kind == "job.admitted":
             key = (integer(self._state.attempts[str(name)]["admitted_ms"]), str(fields["queue"]))
             self._admissions[key] = self._admissions.get(key, 0) + integer(fields["gpus"])
+            self._admitted[key[1]] += integer(fields["gpus"])
 
     def _depend(self, job_id: int, fields: Fields) -> None:
         for dependency in cast("list[Fields]", fields["depends_on"]):
@@ -210,9 +214,7 @@ class Known:
             self._grants[grant_id] = grant_view(state.books.grants[grant_id])
         self._follow_jobs(changed)
         self._changed = _Changed(has_nodes=False, is_all=False)
-        usage = usage_of(
-            state.usage, ((queue, gpus) for (_, queue), gpus in self._admissions.items()), policy
-        )
+        usage = usage_of(state.usage, self._admitted.items(), policy)
         return Snapshot(
             at_ms=at_ms,
             version=version,
@@ -237,14 +239,15 @@ class Known:
             waiting.extend(others)
         if is_changed:
             pending = self._in_order()
-        before = len(self._live)
-        came = [name for name in changed.attempts if self._follow_attempt(AttemptId(name))]
-        if came or len(self._live) != before:
-            known = {*self._live_ids}
-            self._live_ids = [name for name in self._live_ids if name in self._live]
-            self._live_ids.extend(name for name in map(AttemptId, came) if name not in known)
+        before = {*changed.attempts}.intersection(self._live)
+        came = [name for name in map(AttemptId, changed.attempts) if self._follow_attempt(name)]
+        is_gone = not before <= self._live.keys()
+        if came or is_gone:
+            if is_gone:
+                self._live_ids = [name for name in self._live_ids if name in self._live]
+            self._live_ids.extend(name for name in came if name not in before)
             self._live_ids.sort()
-            live = tuple(self._live[name] for name in self._live_ids)
+            live = tuple(map(self._live.__getitem__, self._live_ids))
         self._tuples = (pending, live)
 
     def _in_order(self) -> tuple[PendingJob, ...]:
@@ -340,3 +343,11 @@ class Known:
             return False
         self._live[name] = found
         return True
+
+
+def _by_queue(admissions: Mapping[tuple[int, str], int]) -> Counter[str]:
+    """GPUs by queue; what an admission counts as use grows with its GPUs, so that sums will do."""
+    found: Counter[str] = Counter()
+    for (_, queue), gpus in admissions.items():
+        found[queue] += gpus
+    return found

@@ -109,7 +109,7 @@ def test_a_launch_that_cannot_be_does_not_hold_back_the_records_of_others(world)
     world.check_books()
 
 
-def drain(world, waiting):
+def drain(world, _):
     with transaction(world.engine) as session:
         nodes.drain(session, "n0", at=clock.now(), actor="system")
 
