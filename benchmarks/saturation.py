@@ -10,7 +10,6 @@ pending ledger entry and its journal records. Nothing is launched and nothing en
 from __future__ import annotations
 
 import argparse
-import gc
 import multiprocessing
 import time
 from multiprocessing.connection import Connection
@@ -19,6 +18,7 @@ from sqlalchemy import text
 from stand import Asked, Cpu, Stand, Tenant, about, database, postgres_cpu_s, show, spread, submit_all
 
 from quota import service as quota
+from scheduler.collecting import Collecting
 from scheduler.cycling import cycle
 from scheduler.warm import Warm
 from store import clock
@@ -63,6 +63,7 @@ class Run:
     def __init__(self, stand: Stand, pipe: Connection) -> None:
         self.stand, self.pipe = stand, pipe
         self.warm = Warm()
+        self.collecting = Collecting()
         self.phases: dict[str, list[float]] = {}
         self.submitted: dict[int, float] = {}
         self.waits: list[float] = []
@@ -71,9 +72,11 @@ class Run:
 
     def go(self, seconds: float, capacity: int) -> float:
         """Admit for so long, or until the machine is full; seconds it took."""
+        with self.collecting.settled():
+            return self._go(seconds, capacity)
+
+    def _go(self, seconds: float, capacity: int) -> float:
         self._cycle()
-        gc.collect()
-        gc.freeze()  # as the scheduler's service does after its first reading
         self.phases.clear()
         self.pipe.send("go")
         began = last = time.monotonic()
@@ -93,6 +96,7 @@ class Run:
             self.phases.setdefault(phase, []).append(seconds)
 
         applied = cycle(self.stand.leader, "bench", at=clock.now(), warm=self.warm, took=took)
+        self.collecting.after_cycle()  # as the scheduler's service does
         return [int(attempt_id.partition("-")[0]) for attempt_id in applied.admitted]
 
     def _note(self, ids: list[int], now: float) -> None:

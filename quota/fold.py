@@ -4,11 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from functools import lru_cache
 from typing import Final
 from uuid import UUID
 
 from quota import ledger
 from quota.model import Account, Balance, Entry, EntryKind, Grant, GrantId
+
+GRANTS_REMEMBERED: Final = 4_096
+"""Grants whose ids are not read anew in each record: 1 MB, and more than one cluster has in a year."""
 
 _MOVE_OF_KIND: Final = {
     "ledger.pending": (EntryKind.PENDING, Account.AVAILABLE, Account.PENDING),
@@ -16,6 +20,12 @@ _MOVE_OF_KIND: Final = {
     "ledger.voided": (EntryKind.VOIDED, Account.PENDING, Account.AVAILABLE),
     "ledger.reversed": (EntryKind.REVERSED, Account.USED, Account.AVAILABLE),
 }
+
+
+@lru_cache(GRANTS_REMEMBERED)
+def grant_of(subject: str) -> GrantId:
+    """The grant that a record is about, as "grant:<uuid>"."""
+    return GrantId(UUID(subject.removeprefix("grant:")))
 
 
 @dataclass(slots=True)
@@ -31,9 +41,9 @@ class Books:
             LedgerError: the record cannot follow those before it.
         """
         if kind == "grant.awarded":
-            self._award(GrantId(UUID(subject.removeprefix("grant:"))), data)
+            self._award(grant_of(subject), data)
         elif kind in _MOVE_OF_KIND:
-            self._enter(kind, GrantId(UUID(subject.removeprefix("grant:"))), data)
+            self._enter(kind, grant_of(subject), data)
 
     def flavor(self, grant_id: str) -> str:
         """Flavor of a grant that was awarded.

@@ -6,13 +6,15 @@ and everything is inserted in bulk; where the database refuses, by halves.
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from functools import cached_property
 from typing import Final
 
 import psycopg
-from sqlalchemy import bindparam, select, update
+from sqlalchemy import text
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
@@ -24,10 +26,11 @@ from scheduler import fit, lifecycle
 from scheduler.facts import Admitted, JobView
 from scheduler.fields import Fields
 from scheduler.known import Known
-from scheduler.model import Admit, AttemptId, JobId, JobState, PendingJob, ReasonCode
+from scheduler.model import Admit, AttemptId, JobId, JobState, PendingJob, ReasonCode, Snapshot
 from scheduler.rows import attempt_fields, new_rank
-from scheduler.tables import AllocationRow, AttemptRow, JobRow
+from scheduler.tables import AllocationRow, AttemptRow
 from scheduler.warm import Warm
+from scheduler.world import is_same_world
 from store import clock, journal, lease
 from store.bulk import insert_all, plain
 
@@ -38,6 +41,16 @@ GPU_TAKEN: Final = "GPU_TAKEN"
 GRANT_CHANGED: Final = "GRANT_CHANGED"
 """Why an entry is rejected: another grant would have to pay than the planned one."""
 
+_LOCK: Final = text("""
+SELECT id FROM jobs WHERE id = ANY(CAST(:job_ids AS bigint[])) AND state = 'PENDING' ORDER BY id FOR UPDATE
+""")
+_ADMIT: Final = text("""
+UPDATE jobs SET state = 'ADMITTED', attempts = :attempts,
+  reason = NULL, reason_numbers = NULL, back_off_until = NULL, reservation = NULL
+WHERE id = ANY(CAST(:job_ids AS bigint[]))
+""")
+"""One array instead of a parameter for each job: to write and to parse those took longer than to run the statement."""
+
 
 @dataclass(frozen=True, slots=True)
 class Rejected:
@@ -47,24 +60,31 @@ class Rejected:
     why: str
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Admission:
     """What the admissions of one cycle share.
 
     Args:
         warm: what is kept from cycle to cycle; it is brought up to date under the locks.
         at: the plan's instant.
+        seen: what the plan was made from under this policy; None = every entry is checked again.
     """
 
     warm: Warm
     policy: Policy
     held: lease.Held
     at: datetime
+    seen: Snapshot | None = None
 
     @property
     def actor(self) -> str:
         """As the journal names this scheduler."""
         return f"scheduler:{self.held.epoch}"
+
+    @cached_property
+    def graces_s(self) -> Mapping[str, int]:
+        """Seconds of notice that each queue's jobs get; none for a queue that the policy has no more."""
+        return {node.path: node.grace_s for node in self.policy.tree}
 
 
 Result = AttemptId | Rejected
@@ -94,8 +114,10 @@ def _admit(session: Session, entries: Sequence[Admit], admission: Admission) -> 
     """Lock, check, claim, write."""
     waiting = _lock(session, [entry.job_id for entry in entries])
     known, now = admission.warm.catch_up(session, admission.at, admission.policy)
-    index = admission.warm.index
-    world = fit.World(now, index.bounds(now, admission.policy), index.running)
+    world = None
+    if not _is_as_planned(entries, admission.seen, now, known):
+        index = admission.warm.index
+        world = fit.World(now, index.bounds(now, admission.policy), index.running)
     till = quota.Till(session, {entry.grant_id for entry in entries}, at=admission.at, actor=admission.actor)
     results: list[Result] = []
     made: list[tuple[Fields, AttemptRow]] = []
@@ -107,10 +129,11 @@ def _admit(session: Session, entries: Sequence[Admit], admission: Admission) -> 
                 results.append(found if isinstance(found, Rejected) else Rejected(entry, JOB_GONE))
                 continue
             attempt_id = lifecycle.attempt_id(job.id, job.attempts + 1)
-            if isinstance(till.claim(found.grant_id, attempt_id, found.claim_s), Refusal):
+            if isinstance(till.claim(entry.grant_id, attempt_id, entry.claim_s), Refusal):
                 results.append(Rejected(entry, ReasonCode.BUDGET_EXHAUSTED))
                 continue
-            world.start(job, found)
+            if world is not None and found is not None:
+                world.start(job, found)
             made.append(_made(entry, job, len(made) + 1, admission, known))
             results.append(attempt_id)
         _write(session, made, admission.at)
@@ -120,21 +143,33 @@ def _admit(session: Session, entries: Sequence[Admit], admission: Admission) -> 
     return results
 
 
+def _is_as_planned(entries: Sequence[Admit], seen: Snapshot | None, now: Snapshot, known: Known) -> bool:
+    """Whether `fit` would be asked about nothing new: all it read when it decided on these entries is as it was.
+
+    Then what it said holds. An entry that is left out all the same (its job is gone, its budget too) only leaves
+    room to those behind it. O(entries x log waiting).
+    """
+    if seen is None or not is_same_world(seen, now):
+        return False
+    for entry in entries:
+        place = bisect_left(seen.pending, entry.job_id, key=lambda job: job.id)
+        job = known.pending(entry.job_id)
+        if job is not None and (place == len(seen.pending) or seen.pending[place] != job):
+            return False
+    return True
+
+
 def _lock(session: Session, job_ids: Sequence[JobId]) -> frozenset[JobId]:
     """Lock the jobs that still wait, in the order of their ids, as everywhere."""
-    statement = (
-        select(JobRow.id)
-        .where(JobRow.id.in_(job_ids), JobRow.state == JobState.PENDING.value)
-        .order_by(JobRow.id)
-        .with_for_update()
-    )
-    return frozenset(map(JobId, session.scalars(statement)))
+    return frozenset(map(JobId, session.scalars(_LOCK, {"job_ids": list(job_ids)})))
 
 
-def _check(entry: Admit, job: PendingJob | None, world: fit.World) -> fit.Fit | Rejected:
-    """Ask `fits` again for exactly these slots."""
+def _check(entry: Admit, job: PendingJob | None, world: fit.World | None) -> fit.Fit | Rejected | None:
+    """Ask `fits` again for exactly these slots; None where what it said before holds."""
     if job is None:
         return Rejected(entry, JOB_GONE)
+    if world is None:
+        return None
     found = fit.fits(job, world, slots=entry.slots)
     if isinstance(found, fit.NoFit):
         return Rejected(entry, found.reason)
@@ -174,17 +209,11 @@ def _made(
         ranks=[new_rank(slot) for slot in entry.slots],
         admitted_at=admission.at,
         admitted_seq=number,
-        grace_s=_grace_s(admission.policy, job.queue),
+        grace_s=admission.graces_s.get(policy_queue(admission.policy, job.queue), 0),
         refund_cap_s=0,
         refunded_s=0,
     )
     return {name: value for name, value in now.items() if before.get(name) != value}, attempt
-
-
-def _grace_s(policy: Policy, queue: str) -> int:
-    """Seconds of notice that a queue's jobs get, 0 for a queue that the policy has no more."""
-    path = policy_queue(policy, queue)
-    return next((node.grace_s for node in policy.tree if node.path == path), 0)
 
 
 def _write(session: Session, made: Sequence[tuple[Fields, AttemptRow]], at: datetime) -> None:
@@ -197,20 +226,7 @@ def _write(session: Session, made: Sequence[tuple[Fields, AttemptRow]], at: date
         count = changed["attempts"]
         by_count.setdefault(count if isinstance(count, int) else 0, []).append(attempt.job_id)
     for count, job_ids in by_count.items():
-        session.execute(
-            update(JobRow)
-            .where(JobRow.id.in_(bindparam("job_ids", expanding=True)))
-            .values(
-                state=JobState.ADMITTED.value,
-                attempts=count,
-                reason=None,
-                reason_numbers=None,
-                back_off_until=None,
-                reservation=None,
-            ),
-            {"job_ids": job_ids},
-            execution_options={"synchronize_session": False},
-        )
+        session.execute(_ADMIT, {"attempts": count, "job_ids": job_ids})
     insert_all(session, attempts)
     insert_all(
         session,

@@ -27,7 +27,7 @@ from scheduler.admitting import (
 from scheduler.changes import job_of, take
 from scheduler.entries import waits_of
 from scheduler.facts import ExpireRequested
-from scheduler.model import Admit, AttemptId, Expire, JobId, JobState, Plan, Wait
+from scheduler.model import Admit, AttemptId, Expire, JobId, JobState, Plan, Snapshot, Wait
 from scheduler.notices import keep_promises
 from scheduler.plan import effects_digest
 from scheduler.tables import JobRow
@@ -78,6 +78,7 @@ class Planned:
         release: version of the code that planned.
         load_ms: milliseconds it took to read the snapshot.
         plan_ms: milliseconds it took to plan.
+        seen: what `make_plan` made it from; None = every admission is checked again.
     """
 
     plan: Plan
@@ -86,6 +87,7 @@ class Planned:
     release: str
     load_ms: int = 0
     plan_ms: int = 0
+    seen: Snapshot | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -162,7 +164,7 @@ def apply(session: Session, held: lease.Held, planned: Planned, warm: Warm | Non
     admits = [entry for entry in effects if isinstance(entry, Admit)]
     _expire(session, (e for e in effects if isinstance(e, Expire)), tally, at=at, actor=actor)
     if admits:
-        admission = Admission(warm, planned.policy, held, at)
+        admission = Admission(warm, planned.policy, held, at, planned.seen)
         for found in admit_all(session, admits[:MAX_ADMISSIONS], admission):
             tally.take(found)
     promised = keep_promises(

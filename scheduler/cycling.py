@@ -10,11 +10,13 @@ from typing import Final
 
 from quota import service as quota
 from scheduler.apply import Applied, Planned, apply
+from scheduler.known import Told
 from scheduler.launch import Leader
 from scheduler.notices import end_graces
 from scheduler.plan import make_plan
 from scheduler.sampling import sample_usage
 from scheduler.warm import Warm, tell_differences
+from store import journal
 from store.engine import snapshot, transaction
 
 MS: Final = 1_000
@@ -64,12 +66,15 @@ def cycle(
         release=release,
         load_ms=int((loaded - began) * MS),
         plan_ms=int((planned_at - loaded) * MS),
+        seen=seen,
     )
     with transaction(leader.engine) as session:
+        told = journal.noted(session)
         applied = apply(session, leader.held, planned, warm)
         if differing:
             tell_differences(session, differing, at=at, actor=leader.actor)
         sample_usage(session, policy, at=at, actor=leader.actor)
+    warm.take_own([Told(*record) for record in told])
     took("read", loaded - began)
     took("plan", planned_at - loaded)
     took("apply", time.monotonic() - planned_at)

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from enum import StrEnum
+from functools import lru_cache
 from typing import Final, cast
 from uuid import UUID
 
@@ -40,6 +41,9 @@ Fields = dict[str, object]
 MAX_DISRUPTIONS: Final = 5
 """Times a job is stopped for others; from then on it starts within its queue's guarantee alone, where nobody takes
 its GPUs back: work that never ends serves nobody (docs/adr/0005)."""
+
+PROJECTS_REMEMBERED: Final = 16_384
+"""Projects whose ids are not read anew for each job: 4 MB, and more than one cluster has."""
 
 JOB_DEFAULTS: Final[Fields] = {
     "is_interactive": False,
@@ -152,6 +156,12 @@ def optional_text(value: object) -> str | None:
     return None if value is None else str(value)
 
 
+@lru_cache(PROJECTS_REMEMBERED)
+def project_of(text: str) -> UUID:
+    """A project's id; the same object for the same text, so that like jobs are found alike at a glance."""
+    return UUID(text)
+
+
 def slots_of(ranks: Sequence[Mapping[str, object]]) -> tuple[Slot, ...]:
     """The slots of an attempt, in rank order."""
     return tuple(Slot(str(rank["node"]), tuple(cast("list[str]", rank["gpu_uuids"]))) for rank in ranks)
@@ -167,7 +177,7 @@ def checkpoint_of(ranks: Iterable[Mapping[str, object]]) -> int | None:
     return min((at_ms for at_ms in found if at_ms is not None), default=None)
 
 
-def request_of(fields: Mapping[str, object]) -> Request:
+def request_of(fields: Mapping[str, object], *, is_entitled_only: bool = False) -> Request:
     """What a job asks for, from its fields."""
     return Request(
         gpus=integer(fields["gpus"]),
@@ -181,6 +191,7 @@ def request_of(fields: Mapping[str, object]) -> Request:
         placement=Placement(str(fields["placement"])),
         cpus_per_gpu=optional_integer(fields["cpus_per_gpu"]),
         memory_bytes_per_gpu=optional_integer(fields["memory_bytes_per_gpu"]),
+        is_entitled_only=is_entitled_only,
     )
 
 
@@ -280,10 +291,7 @@ def usage_of(
     for queue, flavor, gpus in admissions:
         key = (policy_queue(policy, queue), flavor)
         admitted[key] = admitted.get(key, 0) + gpus
-    for (
-        queue,
-        flavor,
-    ), gpus in admitted.items():  # together, so that rounding does not depend on who adds up
+    for (queue, flavor), gpus in admitted.items():  # together: rounding must not depend on who adds up
         charge = entry_charge(gpus, policy.usage_sampling_s, rate_of(policy, flavor))
         found[queue] = found.get(queue, 0) + charge
     return dict(sorted(found.items()))
@@ -308,11 +316,9 @@ def pending_job(
     """
     return PendingJob(
         id=JobId(job_id),
-        project_id=UUID(str(fields["project_id"])),
+        project_id=project_of(str(fields["project_id"])),
         queue=str(fields["queue"]),
-        request=replace(
-            request_of(fields), is_entitled_only=integer(fields["preemptions"]) >= MAX_DISRUPTIONS
-        ),
+        request=request_of(fields, is_entitled_only=integer(fields["preemptions"]) >= MAX_DISRUPTIONS),
         priority=integer(fields["priority"]),
         submitted_ms=integer(fields["submitted_ms"]),
         is_held=bool(fields["is_held"]),
@@ -340,7 +346,7 @@ def live_attempt(
     return LiveAttempt(
         id=AttemptId(attempt_id),
         job_id=JobId(job_id),
-        project_id=UUID(str(job["project_id"])),
+        project_id=project_of(str(job["project_id"])),
         queue=str(job["queue"]),
         request=request_of(job),
         slots=slots_of(ranks),

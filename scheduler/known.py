@@ -6,12 +6,13 @@ It begins with the tables (`scheduler.warm`) and takes every record that came si
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from itertools import islice
 from typing import Final, cast
-from uuid import UUID
 
+from quota.fold import grant_of
 from quota.model import GrantId, Policy
 from scheduler.fields import (
     Fields,
@@ -82,6 +83,7 @@ class Known:
         self._state: Final = state
         self._ended: Final = ended
         self._admissions = admissions
+        self._admitted = _by_queue(admissions)
         self._changed = _Changed(jobs=set(state.jobs), attempts=set(state.attempts))
         self._dependents: Final[dict[int, set[int]]] = {}
         self._pending: dict[JobId, PendingJob] = {}
@@ -92,6 +94,7 @@ class Known:
         self._reservations: Final[dict[JobId, Reservation]] = {}
         self._live: Final[dict[AttemptId, LiveAttempt]] = {}
         self._live_ids: list[AttemptId] = []
+        self._undispatched: Final[set[AttemptId]] = set()
         self._grants: Final[dict[GrantId, GrantView]] = {}
         self._nodes: tuple[Node, ...] = ()
         self._capacity: dict[str, int] = {}
@@ -129,13 +132,8 @@ class Known:
         return frozenset(found.union(job.id for job in pending[begin : self._told_up_to]))
 
     def undispatched(self) -> list[AttemptId]:
-        """Live attempts that no agent is known to have and that nobody wants stopped, by name."""
-        found = [
-            AttemptId(name)
-            for name, attempt in self._state.attempts.items()
-            if attempt.get("dispatched_ms") is None and attempt.get("stop_why") is None
-        ]
-        return sorted(found)
+        """Live attempts that no agent is known to have and that nobody wants stopped, by name, as of `snapshot`."""
+        return sorted(self._undispatched)
 
     def take(self, records: Iterable[JournalRecord]) -> None:
         """Take records, each subject's in the order of their ids.
@@ -154,10 +152,11 @@ class Known:
             elif room == "project":
                 self._changed.is_all = True
             elif room in _OF_BOOKS:
-                self._changed.grants.add(GrantId(UUID(record.subject.removeprefix("grant:"))))
+                self._changed.grants.add(grant_of(record.subject))
             elif record.kind == "usage.sampled":
                 since = self._state.sampled_ms
                 self._admissions = {key: gpus for key, gpus in self._admissions.items() if key[0] >= since}
+                self._admitted = _by_queue(self._admissions)
 
     def missing(self) -> set[int]:
         """Jobs that others depend on and of which nothing is known: they ended before; `tell_ended` says how."""
@@ -193,6 +192,7 @@ class Known:
             flavor = self._state.books.flavor(str(attempt["grant_id"]))
             key = (integer(attempt["admitted_ms"]), str(fields["queue"]), flavor)
             self._admissions[key] = self._admissions.get(key, 0) + integer(fields["gpus"])
+            self._admitted[key[1:]] += integer(fields["gpus"])
 
     def _depend(self, job_id: int, fields: Fields) -> None:
         for dependency in cast("list[Fields]", fields["depends_on"]):
@@ -216,7 +216,8 @@ class Known:
             self._grants[grant_id] = grant_view(state.books.grants[grant_id])
         self._follow_jobs(changed)
         self._changed = _Changed(has_nodes=False, is_all=False)
-        usage = usage_of(state.usage, ((*key[1:], gpus) for key, gpus in self._admissions.items()), policy)
+        admitted = ((queue, flavor, gpus) for (queue, flavor), gpus in self._admitted.items())
+        usage = usage_of(state.usage, admitted, policy)
         return Snapshot(
             at_ms=at_ms,
             version=version,
@@ -241,14 +242,15 @@ class Known:
             waiting.extend(others)
         if is_changed:
             pending = self._in_order()
-        before = len(self._live)
-        came = [name for name in changed.attempts if self._follow_attempt(AttemptId(name))]
-        if came or len(self._live) != before:
-            known = {*self._live_ids}
-            self._live_ids = [name for name in self._live_ids if name in self._live]
-            self._live_ids.extend(name for name in map(AttemptId, came) if name not in known)
+        before = {*changed.attempts}.intersection(self._live)
+        came = [name for name in map(AttemptId, changed.attempts) if self._follow_attempt(name)]
+        is_gone = not before <= self._live.keys()
+        if came or is_gone:
+            if is_gone:
+                self._live_ids = [name for name in self._live_ids if name in self._live]
+            self._live_ids.extend(name for name in came if name not in before)
             self._live_ids.sort()
-            live = tuple(self._live[name] for name in self._live_ids)
+            live = tuple(map(self._live.__getitem__, self._live_ids))
         self._tuples = (pending, live)
 
     def _in_order(self) -> tuple[PendingJob, ...]:
@@ -332,10 +334,23 @@ class Known:
         if attempt is None or job is None or str(attempt["state"]) not in _LIVE:
             self._state.attempts.pop(name, None)
             self._live.pop(name, None)
+            self._undispatched.discard(name)
             return False
+        if attempt.get("dispatched_ms") is None and attempt.get("stop_why") is None:
+            self._undispatched.add(name)
+        else:
+            self._undispatched.discard(name)
         ranks = cast("list[Fields]", attempt["ranks"])
         found = live_attempt(name, job, attempt, ranks, self._standing)
         if self._live.get(name) == found:
             return False
         self._live[name] = found
         return True
+
+
+def _by_queue(admissions: Mapping[tuple[int, str, str], int]) -> Counter[tuple[str, str]]:
+    """GPUs by queue and flavor; what an admission counts as use grows with its GPUs, so that sums will do."""
+    found: Counter[tuple[str, str]] = Counter()
+    for (_, queue, flavor), gpus in admissions.items():
+        found[queue, flavor] += gpus
+    return found

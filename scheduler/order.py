@@ -113,6 +113,7 @@ class FairShare:
     def __init__(self, tree: Tree, usage: Mapping[str, int], priorities: Mapping[str, int]) -> None:
         self._below: Final = tree.below
         self._priorities: Final = priorities
+        self._keys: Final[dict[str, tuple[int, int, str]]] = {}
         self._used: Final[dict[str, int]] = {}
         self._times: Final[dict[str, int]] = {}
         for children in tree.below.values():
@@ -125,6 +126,7 @@ class FairShare:
         """The queue, and every node above it, used so much more."""
         for node in ancestors(queue):
             self._used[node] = self._used.get(node, 0) + used
+            self._keys.pop(node, None)
 
     def next_of(self, queues: Iterable[str]) -> str:
         """Which of these queues goes first, at least one given. O(queues x depth + children on the way)."""
@@ -137,7 +139,11 @@ class FairShare:
         return node
 
     def _key(self, node: str) -> tuple[int, int, str]:
-        return (self._used.get(node, 0) * self._times[node], -self._priorities.get(node, 0), node)
+        found = self._keys.get(node)
+        if found is None:
+            used = self._used.get(node, 0) * self._times[node]
+            found = self._keys[node] = (used, -self._priorities.get(node, 0), node)
+        return found
 
     def rule(self, ahead: str, behind: str, *, less_ahead: int, less_behind: int) -> str:
         """By which rule one queue went before another when it did.

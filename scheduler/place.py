@@ -303,7 +303,10 @@ class FreeView:
     def occupy(self, slots: Iterable[Slot]) -> None:
         """The slots' GPUs are free no more, as far as they were; nodes that are not here have none."""
         for slot in slots:
-            self._set(slot.node, set(self._free.get(slot.node, ())).difference(slot.gpu_uuids))
+            before = self._free.get(slot.node)
+            if before is not None:
+                left = self._free[slot.node] = _without(before, slot.gpu_uuids)
+                self.rooms[self._nodes[slot.node].flavor].take(slot.node, len(before) - len(left))
 
     def give_back(self, slots: Iterable[Slot]) -> None:
         """The slots' GPUs are free again; a placement must not have been asked for before."""
@@ -358,7 +361,7 @@ class FreeView:
             taken = set(slot.gpu_uuids)
             if not taken <= set(before):
                 raise GpusTakenError(slot)
-            self._free[slot.node] = tuple(uuid for uuid in before if uuid not in taken)
+            self._free[slot.node] = _without(before, slot.gpu_uuids)
             self.rooms[self._nodes[slot.node].flavor].take(slot.node, len(taken))
         self._chosen.clear()
 
@@ -384,3 +387,11 @@ class FreeView:
             return None
         picks = rooms.pick(rooms.free, shape)
         return None if picks is None else rooms.named(picks)
+
+
+def _without(free: tuple[str, ...], taken: tuple[str, ...]) -> tuple[str, ...]:
+    """Free GPUs without those that are taken, mostly the first of them."""
+    if free[: len(taken)] == taken:
+        return free[len(taken) :]
+    gone = set(taken)
+    return tuple(uuid for uuid in free if uuid not in gone)

@@ -42,6 +42,13 @@ COMPARE_EVERY_S: Final = 300.0
 DIFFERED: Final = "snapshot.differed"
 """Kind of the record that says that what was kept was not what the tables say."""
 
+_OF_CYCLES: Final = "cycle.planned"
+"""Records that change nothing a plan reads."""
+
+OWN: Final = frozenset({"job.admitted", "ledger.pending", _OF_CYCLES})
+"""Kinds of records of a transaction that need not be read back: it held the locks of all that they are about before
+it caught up, or, of grants, what others write meanwhile may come in any order."""
+
 _UNFINISHED: Final = (JobState.PENDING.value, *LIVE)
 
 _SINCE: Final = text("""
@@ -67,6 +74,8 @@ class _Kept:
 
     known: Known
     version: str
+    own: int | None = None
+    """The transaction that it was read in, where that writes itself: what it wrote is not taken."""
 
 
 class Warm:
@@ -132,13 +141,31 @@ class Warm:
         if unknown:
             self.forget(f"records of an unknown kind came: {', '.join(sorted(unknown))}")
             return
+        if self._take(kept, records):
+            kept.version = _without_own(rows[0].version, rows[0].own)
+            kept.own = None if rows[0].own is None else int(rows[0].own)
+
+    def _take(self, kept: _Kept, records: Sequence[Told]) -> bool:
+        """Take records over; where one does not follow those before it, all is read anew."""
         try:
             kept.known.take(records)
         except (LookupError, TypeError, ValueError):
             _logger.exception("a record does not follow those before it")
             self.forget("a record could not be taken")
+            return False
+        return True
+
+    def take_own(self, records: Sequence[Told]) -> None:
+        """What the transaction of the last `catch_up` wrote, all of it, now that it is committed.
+
+        Where there is more than `OWN`, or it did not catch up, the next reading finds it in the journal.
+        """
+        kept = self._kept
+        if kept is None or kept.own is None or not OWN.issuperset(record.kind for record in records):
             return
-        kept.version = _without_own(rows[0].version, rows[0].own)
+        told = [record for record in records if record.kind != _OF_CYCLES]
+        if self._take(kept, told):
+            kept.version, kept.own = _with_own(kept.version, kept.own), None
 
     def differences(self, session: Session, at: datetime, policy: Policy) -> tuple[str, ...]:
         """Parts of the kept snapshot that are not what the tables say; the session sees one instant."""
@@ -176,6 +203,13 @@ def _without_own(version: str, own: str | None) -> str:
         return version
     running = ",".join(map(str, sorted(seen.running | {int(own)})))
     return f"{min(seen.xmin, int(own))}:{seen.xmax}:{running}"
+
+
+def _with_own(version: str, own: int) -> str:
+    """The snapshot's text with a transaction, and nothing else, seen that ended behind it."""
+    seen = Visibility.parse(version)
+    running = sorted(seen.running.union(range(seen.xmax, own)) - {own})
+    return f"{seen.xmin}:{max(seen.xmax, own + 1)}:{','.join(map(str, running))}"
 
 
 def _snapshot(session: Session, kept: _Kept, at: datetime, policy: Policy) -> Snapshot:

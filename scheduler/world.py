@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
@@ -175,9 +176,8 @@ class World:
         self._grants: Final[dict[tuple[UUID, str], list[GrantView]]] = {}
         self._claimed_s: Final[dict[GrantId, int]] = {}
         self._aside: Final[dict[JobId, tuple[GrantId, int]]] = {}
-        self._of_array: Final[dict[JobId, int]] = {}
-        for attempt in snapshot.live:
-            self._count_array(attempt.array_id)
+        self._live: Final = snapshot.live
+        self._of_array: Counter[JobId] | None = None
         # First to end is first to be used, so that as little as possible expires.
         for grant in sorted(snapshot.grants, key=lambda grant: (grant.ends_ms, grant.id)):
             self._grants.setdefault((grant.project_id, grant.flavor), []).append(grant)
@@ -207,7 +207,13 @@ class World:
 
     def of_array(self, array_id: JobId) -> int:
         """Jobs of the array that hold GPUs."""
-        return self._of_array.get(array_id, 0)
+        return self._arrays()[array_id]
+
+    def _arrays(self) -> Counter[JobId]:
+        """Jobs that hold GPUs by array; counted when first asked about, as most cycles have none."""
+        if self._of_array is None:
+            self._of_array = Counter(live.array_id for live in self._live if live.array_id is not None)
+        return self._of_array
 
     def start(self, job: PendingJob, fit: Fit) -> Run:
         """The job starts: its GPUs, quota and claim are gone for those behind it.
@@ -241,17 +247,14 @@ class World:
         self.profiles[fit.flavor].start(run)
         self.shares_of(fit.flavor).start(run)
         self._claimed_s[fit.grant_id] = self.claimed_s(fit.grant_id) + fit.claim_s
-        self._count_array(None if job.array is None else job.array.id)
+        if job.array is not None:
+            self._arrays()[job.array.id] += 1
         return run
 
     def _stamp(self) -> None:
         """The world is another one from now on. A version never comes back for another world."""
         self._stamps += 1
         self.version = self._stamps
-
-    def _count_array(self, array_id: JobId | None) -> None:
-        if array_id is not None:
-            self._of_array[array_id] = self.of_array(array_id) + 1
 
     def hold(self, hold: Hold) -> None:
         """A planned start stands from now on, and its victims end when it begins."""
@@ -370,6 +373,21 @@ class World:
     def holds(self) -> list[Hold]:
         """All planned starts that stand, by job."""
         return [self.held[job_id] for job_id in sorted(self.held)]
+
+
+def is_same_world(one: Snapshot, other: Snapshot) -> bool:
+    """Whether a world made of one is a world made of the other, under one policy.
+
+    Who waits, what was planned for them and how much queues used so far is no part of it.
+    """
+    return (
+        one.at_ms == other.at_ms
+        and one.live == other.live
+        and one.nodes == other.nodes
+        and one.capacity == other.capacity
+        and one.grants == other.grants
+        and one.windows == other.windows
+    )
 
 
 def claim_s(request: Request) -> int:

@@ -18,6 +18,7 @@ from store.base import Base
 
 T = TypeVar("T", bound=Base)
 _QUOTE: Final = '"'
+_ENCODER: Final = json.JSONEncoder(separators=(",", ":"), ensure_ascii=False)
 
 
 def insert_all(session: Session, rows: Sequence[Base]) -> None:
@@ -80,7 +81,7 @@ def copy_all(session: Session, table: str, columns: Sequence[str], rows: Iterabl
 
 def to_json(value: object) -> str | None:
     """A JSON value as COPY takes it; None is NULL."""
-    return None if value is None else json.dumps(value, separators=(",", ":"), ensure_ascii=False)
+    return None if value is None else _ENCODER.encode(value)
 
 
 @cache

@@ -8,6 +8,8 @@ from zoneinfo import ZoneInfo
 ALMATY = ZoneInfo("Asia/Almaty")
 """Time zone in which people read times and in which a calendar year is counted."""
 
+_EPOCH = datetime.fromtimestamp(0, UTC)
+
 
 def now() -> datetime:
     """Return the present instant as an aware datetime in UTC."""
@@ -22,7 +24,7 @@ def to_ms(at: datetime) -> int:
     """
     if at.tzinfo is None:
         raise ValueError(f"instant {at.isoformat()} has no time zone; use an aware datetime in UTC")
-    delta = at - datetime.fromtimestamp(0, UTC)
+    delta = at - _EPOCH
     return (delta.days * 86_400 + delta.seconds) * 1000 + delta.microseconds // 1000
 
 

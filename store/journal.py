@@ -111,6 +111,9 @@ KINDS: dict[str, str] = {
 _TOGETHER: Final = "journal.together"
 """Where a session keeps the records that it writes together."""
 
+_NOTED: Final = "journal.noted"
+"""Where a session keeps what it was told to note of its records."""
+
 PAGE = 2000
 """Records read at once when the journal is folded or verified."""
 
@@ -165,11 +168,21 @@ def append(
         raise UnknownKindError(
             f"journal kind {kind!r} is not listed; add it to store.journal.KINDS and its docs"
         )
+    noted = session.info.get(_NOTED)
+    if noted is not None:
+        noted.append((kind, subject, data))
     rows = session.info.get(_TOGETHER)
     if rows is None:
         session.add(JournalRow(at=at, kind=kind, subject=subject, actor=actor, data=dict(data)))
     else:
         rows.append((at, kind, subject, actor, to_json(data)))
+
+
+def noted(session: Session) -> list[tuple[str, str, Mapping[str, object]]]:
+    """Kind, subject and data of every record that the session appends from now on; also of those it takes back."""
+    found: list[tuple[str, str, Mapping[str, object]]] = []
+    session.info[_NOTED] = found
+    return found
 
 
 @contextmanager

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import fields, replace
 from uuid import UUID
 
 import pytest
 
 from scheduler.fit import Fit, Limit, NoFit, can_ever_fit, fits, has_room
-from scheduler.model import NodeState, ReasonCode, Slot
+from scheduler.model import NodeState, ReasonCode, Slot, Window, WindowKind
+from scheduler.world import is_same_world
 
 TREE = {
     "p": {"nominal": "75%", "children": {"q": {"nominal": 8, "max_walltime": "2h", "borrowing_limit": 0}, "r": {"nominal": 4, "max_gpus_per_job": 2}}},
@@ -245,3 +247,22 @@ def test_what_runs_or_is_down_does_not_make_a_job_impossible(build):
     bounds = build.bounds(build.snapshot(nodes, live=[build.live(1, "n0:0")]), build.policy())
     assert can_ever_fit(build.request(8), "q", bounds) is None
     assert can_ever_fit(build.request(9), "q", bounds) is not None
+
+
+def test_a_world_is_the_same_when_all_that_fit_reads_of_its_snapshot_is(build):
+    snapshot = build.snapshot(pending=[build.job()], live=[build.live(9, "n0:0")])
+    now_ms = snapshot.at_ms
+    window = Window("w1", WindowKind.MAINTENANCE, frozenset({"n0"}), now_ms, now_ms + DAY_MS)
+    others = {
+        "at_ms": now_ms + 1,
+        "live": (),
+        "nodes": (),
+        "capacity": {"h200": 1},
+        "grants": (build.grant(pending_s=1),),
+        "windows": (window,),
+    }
+    for name, value in others.items():
+        assert not is_same_world(snapshot, replace(snapshot, **{name: value})), name
+    same = {"version": "v2", "pending": (), "usage": {"science": 1}, "reservations": ()}
+    assert is_same_world(snapshot, replace(snapshot, **same))
+    assert {*others, *same} == {one.name for one in fields(snapshot)}

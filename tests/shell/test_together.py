@@ -14,7 +14,7 @@ from scheduler.dispatch.fake import Script
 from scheduler.facts import LaunchCommitted
 from scheduler.launch import record_all
 from scheduler.lifecycle import InvalidTransition
-from scheduler.model import JobState, Request
+from scheduler.model import JobState, ReasonCode, Request
 from scheduler.plan import make_plan
 from scheduler.snapshot import load
 from scheduler.tables import AllocationRow, JobRow
@@ -107,3 +107,42 @@ def test_a_launch_that_cannot_be_does_not_hold_back_the_records_of_others(world)
         record_all(world.leader, facts)
     assert [world.kinds(job)[-1] for job in (first, second)] == ["attempt.dispatched"] * 2
     world.check_books()
+
+
+def drain(world, _):
+    with transaction(world.engine) as session:
+        nodes.drain(session, "n0", at=clock.now(), actor="system")
+
+
+def hold(world, waiting):
+    with transaction(world.engine) as session:
+        jobs.hold(session, world.principal, waiting[0], clock.now())
+
+
+@pytest.mark.parametrize(
+    ("meanwhile", "why"),
+    [
+        (lambda world, _: world.submit(1), []),
+        (lambda world, waiting: world.cancel(waiting[0]), [applying.JOB_GONE]),
+        (hold, [ReasonCode.HELD]),
+        (drain, [ReasonCode.NO_CAPACITY] * 4),
+    ],
+    ids=["submitted", "cancelled", "held", "drained"],
+)
+def test_what_fit_said_holds_unless_something_it_read_changed(world, meanwhile, why):
+    world.turn()
+    waiting = [world.submit(2) for _ in range(4)]
+    at = clock.now()
+    with snapshot(world.engine) as session:
+        policy, digest = quota.in_force(session, at)
+        seen = world.warm.read(session, at, policy)
+    plan = make_plan(seen, policy, world.warm.index)
+    planned = Planned(plan=plan, policy=policy, policy_digest=digest, release="test", seen=seen)
+    assert len(plan.effects) == 4
+    meanwhile(world, waiting)
+    with transaction(world.engine) as session:
+        applied = apply(session, world.leader.held, planned, world.warm)
+    assert [found.why for found in applied.rejected] == why
+    assert len(applied.admitted) == 4 - len(why)
+    world.turn()
+    world.check()

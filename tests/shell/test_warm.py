@@ -4,15 +4,20 @@ from __future__ import annotations
 
 from dataclasses import replace
 from datetime import timedelta
+from uuid import uuid4
 
 import pytest
 from sqlalchemy import text
+from sqlalchemy.orm import Session
 
 from quota import service as quota
 from scheduler import acts, jobs, warm
+from scheduler.apply import Planned, apply
 from scheduler.asked import Dependency
+from scheduler.cycling import cycle
 from scheduler.dispatch.fake import Script
 from scheduler.fields import ActKind, DependencyKind
+from scheduler.known import Told
 from scheduler.model import JobState, Request
 from scheduler.plan import make_plan, plan_digest
 from scheduler.replay import replay
@@ -188,3 +193,63 @@ def test_records_of_cycles_from_before_reasons_came_in_parts_replay(world):
     empty = replace(now, live=(), pending=(), version="x")
     wrong = old | {"plan_digest": plan_digest(make_plan(empty, policy))}
     assert replay(world.engine, replace(cycle, data=wrong)).differences != ()
+
+
+def test_admissions_are_known_without_being_read_back(world):
+    world.turn()
+    job_id = world.submit()
+    at = clock.now()
+    assert cycle(world.leader, "test", at=at, warm=world.warm).admitted
+    with snapshot(world.engine) as session:
+        known = world.warm.known(session, at, quota.policy_in_force(session, at))
+        assert known.fields(job_id)["state"] == "ADMITTED"
+    assert differences(world, world.warm) == ()
+    assert world.warm.rebuilds == 1
+
+
+def test_what_others_write_while_a_cycle_writes_is_taken_though_its_own_is_not_read_back(world):
+    kept, job_id = Warm(), world.submit()
+    at = clock.now()
+    with snapshot(world.engine) as session:
+        policy, digest = quota.in_force(session, at)
+        seen = kept.read(session, at, policy)
+    planned = Planned(
+        plan=make_plan(seen, policy), policy=policy, policy_digest=digest, release="test", seen=seen
+    )
+
+    def say(session):
+        journal.append(session, "project.suspended", f"project:{uuid4()}", actor="system", at=at, data={})
+
+    with transaction(world.engine) as older:
+        older.scalar(text("SELECT pg_current_xact_id()"))
+        with transaction(world.engine) as session:
+            told = journal.noted(session)
+            apply(session, world.leader.held, planned, kept)
+            with transaction(world.engine) as younger:
+                say(younger)
+        kept.take_own([Told(*record) for record in told])
+        say(older)
+    known = kept.known(None, at, policy)
+    assert known.fields(job_id)["state"] == "ADMITTED"
+    with snapshot(world.engine) as session:
+        kept.read(session, at, policy)
+    suspended = [name for name, is_suspended in known._state.suspended.items() if is_suspended]
+    assert len(suspended) == 2
+    assert kept.rebuilds == 1
+
+
+def test_a_transaction_that_did_not_commit_is_not_taken(world):
+    kept, job_id = Warm(), world.submit()
+    at = clock.now()
+    with snapshot(world.engine) as session:
+        policy, digest = quota.in_force(session, at)
+        seen = kept.read(session, at, policy)
+    planned = Planned(
+        plan=make_plan(seen, policy), policy=policy, policy_digest=digest, release="test", seen=seen
+    )
+    with Session(world.engine) as session:
+        assert apply(session, world.leader.held, planned, kept).admitted
+        session.rollback()
+    assert differences(world, kept) == ()
+    assert kept.known(None, at, policy).fields(job_id)["state"] == "PENDING"
+    assert kept.rebuilds == 1
