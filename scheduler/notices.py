@@ -15,7 +15,7 @@ from typing import Final
 from sqlalchemy import select, update
 from sqlalchemy.orm import Session
 
-from scheduler.changes import Book, job_of, open_all
+from scheduler.book import Book
 from scheduler.dispatch.executor import ExecutorError
 from scheduler.dispatch.wire import Signal
 from scheduler.facts import GraceEnded
@@ -23,6 +23,7 @@ from scheduler.fields import Fields, integer
 from scheduler.heard import Heard, take_heard
 from scheduler.launch import Leader
 from scheduler.model import AttemptId, JobId, JobState, Plan, Preempt, Reserve
+from scheduler.open_jobs import OpenJob, OpenJobs, job_of
 from scheduler.side_by_side import call_nodes
 from scheduler.snapshot import LIVE
 from scheduler.stops import down_nodes, lock_jobs, send_signal
@@ -112,7 +113,7 @@ def _write_reservations(
         before = row.reservation
         if _same(before, now):
             continue
-        book = Book.of(session, row, None, at=at, actor=actor)
+        book = Book.of(session, row, at=at, actor=actor)
         row.reservation = now
         if entry is not None and row.told_at is None:
             row.told_at, row.told_start_at = at, clock.from_ms(entry.start_ms)
@@ -146,16 +147,17 @@ def _tell_all(
     """Give attempts notice, but those that end already or have it; together, as a large gang has many victims."""
     if not due:
         return
-    books = open_all(session, sorted({job_of(entry.attempt_id) for entry in due}), at=at, actor=actor)
+    jobs = OpenJobs(session, {job_of(entry.attempt_id) for entry in due}, at=at, actor=actor)
     with journal.together(session):
         for entry in due:
-            if _tell(books[job_of(entry.attempt_id)], entry, refund_cap_s):
+            if _tell(jobs, jobs[job_of(entry.attempt_id)], entry, refund_cap_s):
                 found.told.append(entry.attempt_id)
+        jobs.write()
 
 
-def _tell(book: Book, entry: Preempt, refund_cap_s: int) -> bool:
+def _tell(jobs: OpenJobs, one: OpenJob, entry: Preempt, refund_cap_s: int) -> bool:
     """Give an attempt notice, unless it ends already or has it; whether it was given."""
-    attempt = book.attempt
+    attempt = one.attempt
     if attempt is None or attempt.id != entry.attempt_id or attempt.state not in LIVE:
         return False
     if attempt.stop_why is not None or attempt.reclaimed_by is not None:
@@ -164,7 +166,7 @@ def _tell(book: Book, entry: Preempt, refund_cap_s: int) -> bool:
     attempt.notice_ends_at = clock.from_ms(entry.stop_ms)
     attempt.notice_sent_at = None
     attempt.refund_cap_s = refund_cap_s
-    book.tell("attempt.preempting", {"for_job": entry.for_job, "stop_ms": entry.stop_ms})
+    jobs.tell(one, "attempt.preempting", {"for_job": entry.for_job, "stop_ms": entry.stop_ms})
     return True
 
 
@@ -180,17 +182,21 @@ def _spare(session: Session, needed: set[JobId], found: Promised, *, at: datetim
         )
         .order_by(AttemptRow.job_id)
     ).all()
-    for attempt_id, reclaimed_by in noticed:
-        if reclaimed_by in needed:
-            continue
-        book = Book.open(session, job_of(attempt_id), at=at, actor=actor)
-        attempt = book.attempt
-        if attempt is None or attempt.id != attempt_id or attempt.stop_why is not None:
-            continue
-        attempt.reclaimed_by, attempt.notice_ends_at, attempt.refund_cap_s = None, None, 0
-        book.tell("attempt.spared", {"for_job": reclaimed_by})
-        session.flush()
-        found.spared.append(AttemptId(attempt_id))
+    spared = [row.id for row in noticed if row.reclaimed_by not in needed]
+    if not spared:
+        return
+    jobs = OpenJobs(session, set(map(job_of, spared)), at=at, actor=actor)
+    with journal.together(session):
+        for name in spared:
+            one = jobs[job_of(name)]
+            attempt = one.attempt
+            if attempt is None or attempt.id != name or attempt.stop_why is not None:
+                continue
+            details: Fields = {"for_job": attempt.reclaimed_by}
+            attempt.reclaimed_by, attempt.notice_ends_at, attempt.refund_cap_s = None, None, 0
+            jobs.tell(one, "attempt.spared", details)
+            found.spared.append(AttemptId(name))
+        jobs.write()
 
 
 def ended_graces(session: Session, at: datetime) -> list[AttemptId]:
