@@ -18,14 +18,13 @@ import argparse
 import signal
 import time
 from collections.abc import Callable, Sequence
-from functools import partial
 from types import FrameType
 
 from sqlalchemy import func, select
 from stand import Asked, Cpu, Stand, Tenant, about, database, show, submit_all
 
 from quota import service as quota
-from scheduler import notices, observe
+from scheduler import notices, observe, stops
 from scheduler.cycling import cycle
 from scheduler.launch import dispatch_all
 from scheduler.model import JobState, Request
@@ -71,9 +70,9 @@ class Loop:
         began = time.monotonic()
         with snapshot(self.stand.engine) as session:
             told = notices.undelivered_notices(session)
-            stops = observe.undelivered_stops(session)
-        list(self.stand.pool.map(partial(notices.send_notice, leader), told))
-        list(self.stand.pool.map(partial(observe.deliver_stop, leader), stops))
+            undelivered = stops.undelivered_stops(session)
+        notices.send_notices(leader, told)
+        stops.deliver_stops(leader, undelivered)
         self._took("stop", time.monotonic() - began)
         began = time.monotonic()
         names = self.stand.executor.nodes()

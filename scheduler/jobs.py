@@ -37,7 +37,8 @@ from scheduler.asked import (
     JobRefusedError,
     Submission,
 )
-from scheduler.changes import Book, take
+from scheduler.book import Book
+from scheduler.changes import take
 from scheduler.dispatch.limits import MAX_BUNDLE_BYTES
 from scheduler.facts import CancelRequested
 from scheduler.figures import (
@@ -240,7 +241,6 @@ def _set_held(session: Session, principal: Principal, job_id: int, at: datetime,
     is_held = act == "hold"
     if book.job.is_held is not is_held:
         book.job.is_held = is_held
-        book.attempt = None
         book.tell("job.held" if is_held else "job.released")
         wake(session)
     session.flush()

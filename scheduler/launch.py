@@ -15,7 +15,8 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Final, TypeVar
 
-from sqlalchemy import Engine, select
+from sqlalchemy import Engine, Text, any_, literal, select
+from sqlalchemy.dialects.postgresql import ARRAY
 from sqlalchemy.orm import Session
 
 from scheduler.changes import job_of, take_all
@@ -39,7 +40,8 @@ from scheduler.dispatch.wire import (
 from scheduler.facts import LaunchCommitted, LaunchRefused
 from scheduler.fields import slots_of
 from scheduler.lifecycle import KILL_AFTER_S, InvalidTransition
-from scheduler.model import LIVE_STATES, AttemptId, JobState, Slot
+from scheduler.model import AttemptId, Slot
+from scheduler.snapshot import LIVE
 from scheduler.tables import AttemptRow, BundleRow, JobRow, JobTextRow, NodeRow
 from store import clock, journal, lease
 from store.engine import snapshot, transaction
@@ -115,48 +117,60 @@ def load_work(session: Session, attempt_id: str) -> Work | None:
 def load_works(session: Session, attempt_ids: Sequence[str]) -> list[Work]:
     """`load_work` for several, in the order given, without those that are not to be launched any more."""
     rows = session.execute(
-        select(AttemptRow, JobRow, JobTextRow)
+        select(
+            AttemptRow.id,
+            AttemptRow.ranks,
+            JobRow.array_id,
+            JobRow.array_index,
+            JobRow.bundle_digest,
+            JobRow.walltime_s,
+            JobRow.memory_bytes_per_rank,
+            JobRow.memory_bytes_per_gpu,
+            JobTextRow.command,
+            JobTextRow.env,
+            JobTextRow.outputs,
+        )
         .join(JobRow, JobRow.id == AttemptRow.job_id)
         .join(JobTextRow, JobTextRow.job_id == JobRow.id)
-        .where(AttemptRow.id.in_(attempt_ids))
+        .where(
+            AttemptRow.id == any_(literal([*attempt_ids], ARRAY(Text))),
+            AttemptRow.state.in_(LIVE),
+            AttemptRow.stop_why.is_(None),
+            AttemptRow.dispatched_at.is_(None),
+        )
     ).all()
-    wanted = [row for row in rows if _is_to_be_launched(row[0])]
-    first = {slots_of(attempt.ranks)[0].node for attempt, _, _ in wanted}
+    slots = {row.id: slots_of(row.ranks) for row in rows}
+    first = {found[0].node for found in slots.values()}
     nodes = {
         node.name: node
         for node in session.execute(
             select(NodeRow.name, NodeRow.flavor, NodeRow.is_simulated).where(NodeRow.name.in_(first))
         )
     }
-    found: dict[str, Work] = {}
-    for attempt, job, words in wanted:
-        slots = slots_of(attempt.ranks)
-        found[attempt.id] = Work(
-            attempt_id=AttemptId(attempt.id),
-            slots=slots,
-            command=tuple(words.command),
-            env=dict(words.env) | _array_env(job),
-            outputs=tuple(words.outputs),
-            bundle=job.bundle_digest,
-            walltime_s=job.walltime_s,
-            memory_bytes_per_rank=job.memory_bytes_per_rank,
-            memory_bytes_per_gpu=job.memory_bytes_per_gpu,
-            flavor=nodes[slots[0].node].flavor,
-            is_simulated=nodes[slots[0].node].is_simulated,
+    found = {
+        row.id: Work(
+            attempt_id=AttemptId(row.id),
+            slots=slots[row.id],
+            command=tuple(row.command),
+            env=row.env | _array_env(row.array_id, row.array_index),
+            outputs=tuple(row.outputs),
+            bundle=row.bundle_digest,
+            walltime_s=row.walltime_s,
+            memory_bytes_per_rank=row.memory_bytes_per_rank,
+            memory_bytes_per_gpu=row.memory_bytes_per_gpu,
+            flavor=nodes[slots[row.id][0].node].flavor,
+            is_simulated=nodes[slots[row.id][0].node].is_simulated,
         )
+        for row in rows
+    }
     return [found[attempt_id] for attempt_id in attempt_ids if attempt_id in found]
 
 
-def _is_to_be_launched(attempt: AttemptRow) -> bool:
-    is_live = JobState(attempt.state) in LIVE_STATES
-    return is_live and attempt.stop_why is None and attempt.dispatched_at is None
-
-
-def _array_env(job: JobRow) -> dict[str, str]:
+def _array_env(array_id: int | None, array_index: int | None) -> dict[str, str]:
     """What a job of an array is told of its place."""
-    if job.array_index is None:
+    if array_index is None:
         return {}
-    return {"KEZEK_ARRAY_ID": str(job.array_id), "KEZEK_ARRAY_INDEX": str(job.array_index)}
+    return {"KEZEK_ARRAY_ID": str(array_id), "KEZEK_ARRAY_INDEX": str(array_index)}
 
 
 def dispatch(leader: Leader, attempt_id: str, *, is_fresh: bool) -> None:

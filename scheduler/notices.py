@@ -1,33 +1,40 @@
 """What a plan promises and takes back, stored: planned starts, notices to borrowers, notices withdrawn.
 
-A notice goes out with the checkpoint signal (`send_notice`); at its end the attempt is stopped (`end_graces`) and
-its job waits again with its place kept.
+Notices go out with the checkpoint signal (`send_notices`); at their end attempts are stopped
+(`end_graces`) and their jobs wait again with their place kept.
 """
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Final
 
-from sqlalchemy import select
+from sqlalchemy import select, update
 from sqlalchemy.orm import Session
 
-from scheduler.changes import Book, job_of, open_all, take_all
-from scheduler.dispatch.executor import RefusedError
-from scheduler.dispatch.wire import AgentCode, Signal
+from scheduler.book import Book
+from scheduler.dispatch.executor import ExecutorError
+from scheduler.dispatch.wire import Signal
 from scheduler.facts import GraceEnded
 from scheduler.fields import Fields, integer
+from scheduler.heard import Heard, take_heard
 from scheduler.launch import Leader
 from scheduler.model import AttemptId, JobId, JobState, Plan, Preempt, Reserve
+from scheduler.open_jobs import OpenJob, OpenJobs, job_of
+from scheduler.side_by_side import call_nodes
 from scheduler.snapshot import LIVE
-from scheduler.tables import AttemptRow, JobRow, NodeRow
+from scheduler.stops import down_nodes, lock_jobs, send_signal
+from scheduler.tables import AttemptRow, JobRow
 from store import clock, journal, lease
 from store.engine import snapshot, transaction
 
-STOPS_TOGETHER: Final = 500
-"""Attempts whose grace is over that one transaction stops: it stays under a second."""
+NOTICES_TOGETHER: Final = 500
+"""Attempts that one call gives notice, and one transaction records: it stays under a second."""
+
+_logger = logging.getLogger(__name__)
 
 
 @dataclass(slots=True)
@@ -106,7 +113,7 @@ def _write_reservations(
         before = row.reservation
         if _same(before, now):
             continue
-        book = Book.of(session, row, None, at=at, actor=actor)
+        book = Book.of(session, row, at=at, actor=actor)
         row.reservation = now
         if entry is not None and row.told_at is None:
             row.told_at, row.told_start_at = at, clock.from_ms(entry.start_ms)
@@ -140,16 +147,17 @@ def _tell_all(
     """Give attempts notice, but those that end already or have it; together, as a large gang has many victims."""
     if not due:
         return
-    books = open_all(session, sorted({job_of(entry.attempt_id) for entry in due}), at=at, actor=actor)
+    jobs = OpenJobs(session, {job_of(entry.attempt_id) for entry in due}, at=at, actor=actor)
     with journal.together(session):
         for entry in due:
-            if _tell(books[job_of(entry.attempt_id)], entry, refund_cap_s):
+            if _tell(jobs, jobs[job_of(entry.attempt_id)], entry, refund_cap_s):
                 found.told.append(entry.attempt_id)
+        jobs.write()
 
 
-def _tell(book: Book, entry: Preempt, refund_cap_s: int) -> bool:
+def _tell(jobs: OpenJobs, one: OpenJob, entry: Preempt, refund_cap_s: int) -> bool:
     """Give an attempt notice, unless it ends already or has it; whether it was given."""
-    attempt = book.attempt
+    attempt = one.attempt
     if attempt is None or attempt.id != entry.attempt_id or attempt.state not in LIVE:
         return False
     if attempt.stop_why is not None or attempt.reclaimed_by is not None:
@@ -158,7 +166,7 @@ def _tell(book: Book, entry: Preempt, refund_cap_s: int) -> bool:
     attempt.notice_ends_at = clock.from_ms(entry.stop_ms)
     attempt.notice_sent_at = None
     attempt.refund_cap_s = refund_cap_s
-    book.tell("attempt.preempting", {"for_job": entry.for_job, "stop_ms": entry.stop_ms})
+    jobs.tell(one, "attempt.preempting", {"for_job": entry.for_job, "stop_ms": entry.stop_ms})
     return True
 
 
@@ -174,17 +182,21 @@ def _spare(session: Session, needed: set[JobId], found: Promised, *, at: datetim
         )
         .order_by(AttemptRow.job_id)
     ).all()
-    for attempt_id, reclaimed_by in noticed:
-        if reclaimed_by in needed:
-            continue
-        book = Book.open(session, job_of(attempt_id), at=at, actor=actor)
-        attempt = book.attempt
-        if attempt is None or attempt.id != attempt_id or attempt.stop_why is not None:
-            continue
-        attempt.reclaimed_by, attempt.notice_ends_at, attempt.refund_cap_s = None, None, 0
-        book.tell("attempt.spared", {"for_job": reclaimed_by})
-        session.flush()
-        found.spared.append(AttemptId(attempt_id))
+    spared = [row.id for row in noticed if row.reclaimed_by not in needed]
+    if not spared:
+        return
+    jobs = OpenJobs(session, set(map(job_of, spared)), at=at, actor=actor)
+    with journal.together(session):
+        for name in spared:
+            one = jobs[job_of(name)]
+            attempt = one.attempt
+            if attempt is None or attempt.id != name or attempt.stop_why is not None:
+                continue
+            details: Fields = {"for_job": attempt.reclaimed_by}
+            attempt.reclaimed_by, attempt.notice_ends_at, attempt.refund_cap_s = None, None, 0
+            jobs.tell(one, "attempt.spared", details)
+            found.spared.append(AttemptId(name))
+        jobs.write()
 
 
 def ended_graces(session: Session, at: datetime) -> list[AttemptId]:
@@ -211,22 +223,17 @@ def end_graces(leader: Leader, at: datetime) -> list[AttemptId]:
     """
     with snapshot(leader.engine) as session:
         due = ended_graces(session, at)
-    stopped: list[AttemptId] = []
-    for begin in range(0, len(due), STOPS_TOGETHER):
-        together = due[begin : begin + STOPS_TOGETHER]
-        facts = [(job_of(attempt_id), GraceEnded(attempt_id, clock.to_ms(at))) for attempt_id in together]
-        with transaction(leader.engine) as session:
-            lease.fence(session, leader.held)
-            outcomes = take_all(session, facts, at=at, actor=leader.actor)
-        stopped += [
-            attempt_id
-            for attempt_id, outcome in zip(together, outcomes, strict=True)
-            if outcome.ignored is None
-        ]
-    return stopped
+    at_ms = clock.to_ms(at)
+    heard = [Heard(job_of(attempt_id), GraceEnded(attempt_id, at_ms)) for attempt_id in due]
+    outcomes = take_heard(leader, heard, at=at)
+    return [
+        attempt_id
+        for attempt_id, outcome in zip(due, outcomes, strict=True)
+        if outcome is not None and outcome.ignored is None
+    ]
 
 
-def undelivered_notices(session: Session) -> list[str]:
+def undelivered_notices(session: Session) -> list[AttemptId]:
     """Attempts under notice whose ranks were not told to save their work."""
     statement = select(AttemptRow.id).where(
         AttemptRow.state == JobState.RUNNING.value,
@@ -235,31 +242,73 @@ def undelivered_notices(session: Session) -> list[str]:
         AttemptRow.notice_sent_at.is_(None),
         AttemptRow.stop_why.is_(None),
     )
-    return list(session.scalars(statement.order_by(AttemptRow.id)))
+    return [AttemptId(name) for name in session.scalars(statement.order_by(AttemptRow.id))]
 
 
-def send_notice(leader: Leader, attempt_id: str) -> None:
-    """Ask the ranks of an attempt under notice to save their work (SIGUSR1), once.
+def send_notices(leader: Leader, attempt_ids: Sequence[AttemptId]) -> frozenset[AttemptId]:
+    """Ask the ranks of attempts under notice to save their work (SIGUSR1), once; nodes side by side.
+
+    Returns:
+        Attempts of which a node that counts as up did not answer; they are to be told again later.
 
     Raises:
-        ExecutorError: a node that counts as up did not answer; it is told again later.
+        StaleEpochError: of the executor or the lease: another process is the scheduler.
     """
-    with snapshot(leader.engine) as session:
-        row = session.get(AttemptRow, attempt_id)
-        if row is None or row.reclaimed_by is None or row.stop_why is not None:
-            return
-        nodes = {str(rank["node"]) for rank in row.ranks if rank["ended_ms"] is None}
-        down = select(NodeRow.name).where(NodeRow.state == "DOWN")
-        nodes -= set(session.scalars(down))
-    for node in sorted(nodes):
-        try:
-            leader.executor.signal(node, attempt_id, Signal.CHECKPOINT, 0, leader.epoch)
-        except RefusedError as error:
-            if error.code != AgentCode.NOT_FOUND:
-                raise
+
+    def tell(node: str, attempt_id: AttemptId) -> None:
+        send_signal(leader.executor, node, attempt_id, Signal.CHECKPOINT, 0, leader.epoch)
+
+    failed: set[AttemptId] = set()
+    for begin in range(0, len(attempt_ids), NOTICES_TOGETHER):
+        with snapshot(leader.engine) as session:
+            unheard = _noticed_on(session, attempt_ids[begin : begin + NOTICES_TOGETHER])
+        _note_sent(leader, [attempt_id for attempt_id, nodes in unheard.items() if not nodes])
+        asked: dict[str, list[AttemptId]] = {}
+        for attempt_id, nodes in unheard.items():
+            for node in sorted(nodes):
+                asked.setdefault(node, []).append(attempt_id)
+        for answers in call_nodes(leader, asked, tell):
+            for answer in answers:
+                if isinstance(answer.result, ExecutorError):
+                    _logger.warning("attempt %s: %s; trying again", answer.attempt_id, answer.result)
+                    failed.add(answer.attempt_id)
+                unheard[answer.attempt_id].discard(answer.node)
+            heard = dict.fromkeys(answer.attempt_id for answer in answers)
+            _note_sent(leader, [name for name in heard if not unheard[name] and name not in failed])
+    return frozenset(failed)
+
+
+def _noticed_on(session: Session, attempt_ids: Sequence[AttemptId]) -> dict[AttemptId, set[str]]:
+    """Nodes that are up and have ranks of these attempts, where notice stands, by attempt."""
+    rows = session.execute(
+        select(AttemptRow.id, AttemptRow.ranks)
+        .where(
+            AttemptRow.id.in_(attempt_ids),
+            AttemptRow.reclaimed_by.is_not(None),
+            AttemptRow.stop_why.is_(None),
+        )
+        .order_by(AttemptRow.id)
+    ).all()
+    down = down_nodes(session)
+    return {
+        AttemptId(row.id): {str(rank["node"]) for rank in row.ranks if rank["ended_ms"] is None} - down
+        for row in rows
+    }
+
+
+def _note_sent(leader: Leader, attempt_ids: Sequence[AttemptId]) -> None:
+    if not attempt_ids:
+        return
     with transaction(leader.engine) as session:
         lease.fence(session, leader.held)
-        session.execute(select(JobRow.id).where(JobRow.id == job_of(attempt_id)).with_for_update())
-        row = session.get_one(AttemptRow, attempt_id, populate_existing=True)
-        if row.reclaimed_by is not None and row.notice_sent_at is None:
-            row.notice_sent_at = clock.now()
+        lock_jobs(session, attempt_ids)
+        session.execute(
+            update(AttemptRow)
+            .where(
+                AttemptRow.id.in_(attempt_ids),
+                AttemptRow.reclaimed_by.is_not(None),
+                AttemptRow.notice_sent_at.is_(None),
+            )
+            .values(notice_sent_at=clock.now()),
+            execution_options={"synchronize_session": False},
+        )

@@ -10,9 +10,9 @@ import logging
 import math
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from datetime import timedelta
 from functools import partial
 from typing import Final
@@ -23,11 +23,11 @@ from sqlalchemy.exc import DBAPIError
 from sqlalchemy.orm import Session
 
 from quota.service import NoPolicyError
-from scheduler import nodes, notices, observe, retention
+from scheduler import nodes, notices, observe, retention, stops
 from scheduler.apply import LEASE
+from scheduler.calls import Calls, groups_of, in_groups
 from scheduler.collecting import Collecting
 from scheduler.cycling import cycle
-from scheduler.dispatch import executor as executors
 from scheduler.dispatch.executor import Executor
 from scheduler.launch import Leader, dispatch, dispatch_all
 from scheduler.model import AttemptId, NodeState
@@ -40,23 +40,17 @@ from store.engine import WAKE_CHANNEL, snapshot, transaction
 
 __all__ = ["LeaseLostError", "SchedulerService", "SchedulerSettings", "cycle", "requeue_all_live"]
 
-CALLS_MAX: Final = 8
-"""Attempts dispatched or stopped at a time: each holds a database connection for milliseconds only."""
-
-GROUP_MAX: Final = 16
-"""Attempts launched one after the other and recorded by one transaction: a node that does not answer delays no more."""
-
 LAUNCHES_MAX: Final = 32
 """Nodes of gangs launched at a time."""
-
-RETRY_S: Final = 5.0
-"""Pause before an attempt whose node did not answer is tried again [s]."""
 
 HEAR_EVERY_S: Final = 2.0
 """Pause between two writes of when nodes were heard of [s]; readers judge a node by the minute."""
 
 PROVE_EVERY_S: Final = 2.0
 """Pause between two looks at attempts that were told to stop and did not report their end [s]."""
+
+REMOVAL: Final = AttemptId("removal")
+"""Stands for the round of removing among the attempts that a call works on; it is no attempt's name."""
 
 REMOVE_EVERY_S: Final = 60.0
 """Pause between two rounds of removing what ended long ago [s]: retention is counted in days."""
@@ -103,37 +97,6 @@ class SchedulerSettings:
     keep_days: int = 30
 
 
-@dataclass(slots=True)
-class _Calls:
-    """Attempts that a call works on, and when those whose node did not answer may be tried again."""
-
-    lock: threading.Lock = field(default_factory=threading.Lock)
-    running: set[str] = field(default_factory=set)
-    not_before: dict[str, float] = field(default_factory=dict)
-
-    def begin(self, attempt_id: str) -> bool:
-        """Take an attempt; False while another call has it or its pause lasts."""
-        with self.lock:
-            if attempt_id in self.running or self.not_before.get(attempt_id, 0.0) > time.monotonic():
-                return False
-            self.not_before.pop(attempt_id, None)
-            self.running.add(attempt_id)
-            return True
-
-    def end(self, attempt_id: str, *, pause_s: float = 0.0) -> None:
-        """Give the attempt back."""
-        with self.lock:
-            self.running.discard(attempt_id)
-            if pause_s:
-                self.not_before[attempt_id] = time.monotonic() + pause_s
-
-
-def groups_of(attempts: Sequence[AttemptId]) -> list[Sequence[AttemptId]]:
-    """Attempts in the groups that are dispatched side by side: each alone up to CALLS_MAX, GROUP_MAX at most."""
-    size = min(GROUP_MAX, max(1, math.ceil(len(attempts) / CALLS_MAX)))
-    return [attempts[begin : begin + size] for begin in range(0, len(attempts), size)]
-
-
 class SchedulerService:
     """One scheduler; several may run, the one with the lease works.
 
@@ -167,7 +130,6 @@ class SchedulerService:
         self._woken = threading.Event()
         self._warm = Warm()
         self._collecting = Collecting()
-        self._calls = _Calls()
         self._threads: list[threading.Thread] = []
         self._watchers: dict[str, Watcher] = {}
         self._retired: list[Watcher] = []
@@ -199,17 +161,17 @@ class SchedulerService:
             return
         _logger.info("leading with epoch %d", held.epoch)
         self._warm = Warm()
-        pool, launches = ThreadPoolExecutor(CALLS_MAX, "call"), ThreadPoolExecutor(LAUNCHES_MAX, "launch")
+        calls, launches = Calls(self._lose, self._woken.set), ThreadPoolExecutor(LAUNCHES_MAX, "launch")
         leader = Leader(self._engine, self._connect({}), held, launches, self._stopping)
         self._began = time.monotonic()
         self._start(self._renew, held)
         self._start(self._listen)
         try:
             with self._collecting.settled():
-                self._work(leader, pool)
+                self._work(leader, calls)
         finally:
             self._stopping.set()
-            pool.shutdown(cancel_futures=True)
+            calls.close()
             launches.shutdown(cancel_futures=True)
             for watcher in [*self._watchers.values(), *self._retired]:
                 watcher.join()
@@ -283,13 +245,13 @@ class SchedulerService:
 
     # The loop
 
-    def _work(self, leader: Leader, pool: ThreadPoolExecutor) -> None:
+    def _work(self, leader: Leader, calls: Calls) -> None:
         while not self._stopping.is_set():
             pause_s = self._settings.cycle_interval_ms / 1_000
             self._beat()
             try:
                 leader = self._follow_nodes(leader)
-                pause_s = min(pause_s, self._turn(leader, pool))
+                pause_s = min(pause_s, self._turn(leader, calls))
             except lease.StaleEpochError:
                 self._lose()
             except NoPolicyError as error:
@@ -301,61 +263,39 @@ class SchedulerService:
                 self._woken.wait(pause_s)
             self._woken.clear()
 
-    def _turn(self, leader: Leader, pool: ThreadPoolExecutor) -> float:
+    def _turn(self, leader: Leader, calls: Calls) -> float:
         """One cycle, and the calls that it or earlier ones left to make; seconds until the next has to come."""
         began = self._warm.rebuilds
         applied = cycle(leader, self._settings.release, at=clock.now(), warm=self._warm, took=self._took)
         self._collecting.after_cycle(is_rebuilt=self._warm.rebuilds != began)
-        for group in groups_of([admitted for admitted in applied.admitted if self._calls.begin(admitted)]):
-            self._submit(pool, group, partial(dispatch_all, leader, group, is_fresh=True))
-        with snapshot(self._engine) as session:
-            noticed = notices.undelivered_notices(session)
-            stops = observe.undelivered_stops(session)
-            told = observe.told_stops(session) if time.monotonic() >= self._next_prove else []
-        for attempt_id in noticed:
-            self._call(pool, attempt_id, partial(notices.send_notice, leader, attempt_id))
-        for attempt_id in stops:
-            self._call(pool, attempt_id, partial(observe.deliver_stop, leader, attempt_id))
-        for attempt_id in self._warm.undispatched:
-            self._call(pool, attempt_id, partial(dispatch, leader, attempt_id, is_fresh=False))
-        if told:
-            self._next_prove = time.monotonic() + PROVE_EVERY_S
-        for attempt_id in told:
-            self._call(pool, attempt_id, partial(observe.prove_absence, leader, attempt_id))
-        if time.monotonic() >= self._next_remove:
-            self._next_remove = time.monotonic() + REMOVE_EVERY_S
-            before = clock.now() - timedelta(days=self._settings.keep_days)
-            self._call(pool, "removal", partial(retention.remove_old, leader, before))
+        for group in groups_of(calls.begin(applied.admitted)):
+            calls.submit(group, partial(dispatch_all, leader, group, is_fresh=True))
+        self._call_nodes(leader, calls)
         if applied.is_partial:
             return 0.0
         return math.inf if applied.next_ms is None else (applied.next_ms - clock.to_ms(clock.now())) / 1_000
 
-    def _call(self, pool: ThreadPoolExecutor, attempt_id: str, work: Callable[[], None]) -> None:
-        """Let the pool work on an attempt unless a call does already."""
-        if self._calls.begin(attempt_id):
-            self._submit(pool, [attempt_id], work)
-
-    def _submit(self, pool: ThreadPoolExecutor, attempt_ids: Sequence[str], work: Callable[[], None]) -> None:
-        """Let the pool work on attempts that were begun; where it fails they are tried again, each by itself."""
-
-        def run() -> None:
-            pause_s = 0.0
-            try:
-                work()
-            except (lease.StaleEpochError, executors.StaleEpochError):
-                self._lose()
-            except executors.ExecutorError as error:
-                _logger.warning("attempts %s: %s; trying again", ", ".join(attempt_ids), error)
-                pause_s = RETRY_S
-            except Exception:
-                _logger.exception("attempts %s: a call failed; trying again", ", ".join(attempt_ids))
-                pause_s = RETRY_S
-            finally:
-                for attempt_id in attempt_ids:
-                    self._calls.end(attempt_id, pause_s=pause_s)
-                self._woken.set()
-
-        pool.submit(run)
+    def _call_nodes(self, leader: Leader, calls: Calls) -> None:
+        """Calls that this cycle or earlier ones left to make: notices, stops, late launches, proofs, removals."""
+        with snapshot(self._engine) as session:
+            noticed = notices.undelivered_notices(session)
+            undelivered = stops.undelivered_stops(session)
+            told = stops.told_stops(session) if time.monotonic() >= self._next_prove else []
+        for group in in_groups(calls.begin(noticed), notices.NOTICES_TOGETHER):
+            calls.submit(group, partial(notices.send_notices, leader, group))
+        for group in in_groups(calls.begin(undelivered), stops.STOPS_TOGETHER):
+            calls.submit(group, partial(stops.deliver_stops, leader, group))
+        for attempt_id in calls.begin(self._warm.undispatched):
+            calls.submit([attempt_id], partial(dispatch, leader, attempt_id, is_fresh=False))
+        if told:
+            self._next_prove = time.monotonic() + PROVE_EVERY_S
+        for group in in_groups(calls.begin(told), stops.STOPS_TOGETHER):
+            calls.submit(group, partial(stops.prove_absences, leader, group))
+        if time.monotonic() >= self._next_remove:
+            self._next_remove = time.monotonic() + REMOVE_EVERY_S
+            before = clock.now() - timedelta(days=self._settings.keep_days)
+            for group in in_groups(calls.begin([REMOVAL]), 1):
+                calls.submit(group, partial(retention.remove_old, leader, before))
 
     # Nodes
 

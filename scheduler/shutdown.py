@@ -10,16 +10,18 @@ from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime
 from typing import Final
 
-from sqlalchemy import Engine
+from sqlalchemy import Engine, select
 
-from scheduler import observe
+from scheduler import observe, stops
 from scheduler.apply import LEASE
-from scheduler.changes import job_of, take
-from scheduler.dispatch.executor import Executor, ExecutorError, StaleEpochError
+from scheduler.changes import job_of
+from scheduler.dispatch.executor import Executor, ExecutorError
 from scheduler.dispatch.wire import Signal
 from scheduler.facts import PlatformStopping
+from scheduler.heard import Heard, take_heard
 from scheduler.launch import Leader
 from scheduler.model import AttemptId
+from scheduler.side_by_side import call_nodes
 from scheduler.tables import AttemptRow
 from store import clock, lease
 from store.engine import snapshot, transaction
@@ -29,6 +31,9 @@ LEASE_TTL_S: Final = 60
 
 LEASE_WAIT_S: Final = 15.0
 """How long it waits for the lease of a scheduler that did not give it back [s]."""
+
+CALLS_MAX: Final = 32
+"""Nodes that are told to kill at a time."""
 
 END_WAIT_S: Final = 20.0
 """How long it waits for killed ranks to be gone [s]; a kill takes milliseconds."""
@@ -55,7 +60,7 @@ def requeue_all_live(engine: Engine, executor: Executor, *, at: datetime) -> int
     if held is None:
         _logger.warning("another scheduler holds the lease; its jobs are left to it")
         return 0
-    with ThreadPoolExecutor(1, "stop") as pool:
+    with ThreadPoolExecutor(CALLS_MAX, "stop") as pool:
         leader = Leader(engine, executor, held, pool, threading.Event())
         attempts = _kill_all(leader, at)
         ended = _await_ends(leader, attempts)
@@ -78,20 +83,23 @@ def _acquire(engine: Engine) -> lease.Held | None:
 def _kill_all(leader: Leader, at: datetime) -> list[AttemptId]:
     with snapshot(leader.engine) as session:
         attempts = [one.attempt_id for one in observe.live_on(session)]
-    for attempt_id in attempts:
-        with transaction(leader.engine) as session:
-            lease.fence(session, leader.held)
-            fact = PlatformStopping(attempt_id, clock.to_ms(at))
-            take(session, job_of(attempt_id), fact, at=clock.now(), actor=leader.actor)
-        with snapshot(leader.engine) as session:
-            ranks = session.get_one(AttemptRow, attempt_id).ranks
-        for node in {str(rank["node"]) for rank in ranks if rank["ended_ms"] is None}:
-            try:
-                leader.executor.signal(node, attempt_id, Signal.KILL, 0, leader.epoch)
-            except StaleEpochError:
-                raise
-            except ExecutorError as error:
-                _logger.info("stopping %s: %s", attempt_id, error)
+    at_ms = clock.to_ms(at)
+    heard = [Heard(job_of(attempt_id), PlatformStopping(attempt_id, at_ms)) for attempt_id in attempts]
+    take_heard(leader, heard, at=clock.now())
+    with snapshot(leader.engine) as session:
+        rows = session.execute(select(AttemptRow.id, AttemptRow.ranks).where(AttemptRow.id.in_(attempts)))
+        asked: dict[str, list[AttemptId]] = {}
+        for row in rows:
+            for node in {str(rank["node"]) for rank in row.ranks if rank["ended_ms"] is None}:
+                asked.setdefault(node, []).append(AttemptId(row.id))
+
+    def kill(node: str, attempt_id: AttemptId) -> None:
+        leader.executor.signal(node, attempt_id, Signal.KILL, 0, leader.epoch)
+
+    for answers in call_nodes(leader, asked, kill):
+        for answer in answers:
+            if isinstance(answer.result, ExecutorError):
+                _logger.info("stopping %s: %s", answer.attempt_id, answer.result)
     return attempts
 
 
@@ -100,8 +108,7 @@ def _await_ends(leader: Leader, attempts: list[AttemptId]) -> int:
     deadline = time.monotonic() + END_WAIT_S
     left = set(attempts)
     while left and time.monotonic() < deadline:
-        for attempt_id in sorted(left):
-            observe.prove_absence(leader, attempt_id)
+        stops.prove_absences(leader, sorted(left))
         with snapshot(leader.engine) as session:
             left = {one.attempt_id for one in observe.live_on(session)} & left
         if left:

@@ -17,7 +17,7 @@ from quota.model import Grant, Policy, QuotaNode
 from quota.policy import policy_queue
 from scheduler import fit
 from scheduler.asked import JobRefusedError, Submission, check_texts
-from scheduler.changes import Book
+from scheduler.book import Book
 from scheduler.inventory import bounds_of
 from scheduler.model import JobState, ReasonCode
 from scheduler.tables import BundleRow, JobRow, JobTextRow
@@ -246,9 +246,7 @@ def insert_all(
     bulk.insert_all(session, texts)
     with journal.together(session):
         for asked, row in zip(submissions, rows, strict=True):
-            book = Book.of(session, row, None, at=at, actor=f"user:{asked.user_id}")
-            book.told_job = {}
-            book.tell("job.submitted")
+            Book.of_new(session, row, at=at, actor=f"user:{asked.user_id}").tell("job.submitted")
     return rows
 
 

@@ -14,7 +14,7 @@ from sqlalchemy import Engine, select
 
 from quota import service as quota
 from quota.model import Grant, Ground, GroundKind
-from scheduler import jobs, nodes, observe
+from scheduler import jobs, nodes, observe, stops
 from scheduler.agent.inventory import GpuInventory
 from scheduler.apply import LEASE, Applied
 from scheduler.compare import compare
@@ -238,9 +238,8 @@ class World:
 
     def stop_what_must(self) -> None:
         with snapshot(self.engine) as session:
-            stops = observe.undelivered_stops(session)
-        for attempt_id in stops:
-            observe.deliver_stop(self.leader, attempt_id)
+            undelivered = stops.undelivered_stops(session)
+        stops.deliver_stops(self.leader, undelivered)
 
     def hear(self) -> None:
         for name in self.node_names:

@@ -9,9 +9,10 @@ from typing import Any
 import pytest
 from sqlalchemy import text
 
+from scheduler.calls import CALLS_MAX, GROUP_MAX, groups_of
 from scheduler.dispatch.fake import Script
 from scheduler.model import AttemptId, JobState
-from scheduler.service import CALLS_MAX, GROUP_MAX, SchedulerService, SchedulerSettings, groups_of
+from scheduler.service import SchedulerService, SchedulerSettings
 from store.engine import snapshot, transaction
 
 

@@ -279,8 +279,7 @@ def test_no_history_breaks_an_invariant(  # noqa: C901 - the rules of one machin
         def send_notices(self) -> None:
             with snapshot(self.engine) as session:
                 told = notices.undelivered_notices(session)
-            for attempt_id in told:
-                notices.send_notice(self.world.leader, attempt_id)
+            notices.send_notices(self.world.leader, told)
 
         @rule(data=st.data(), is_held=st.booleans())
         @precondition(lambda self: self.jobs)

@@ -88,7 +88,7 @@ def test_a_job_borrows_is_taken_back_waits_again_and_ends(shared):
     # Its ranks are asked to save their work, once.
     with snapshot(world.engine) as session:
         assert notices.undelivered_notices(session) == [noticed.id]
-    notices.send_notice(world.leader, noticed.id)
+    assert notices.send_notices(world.leader, [noticed.id]) == frozenset()
     with snapshot(world.engine) as session:
         assert notices.undelivered_notices(session) == []
     # The grace ends: stopped, GPUs free, waiting again; the owner starts on exactly these.
