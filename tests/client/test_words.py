@@ -548,18 +548,27 @@ def test_an_explanation_is_told_field_by_field(language: str) -> None:
             {"what": "flavor", "old": "h200", "new": "a100", "is_now": False},
             {"what": "patience", "old": 1, "new": 2, "is_now": True},
         ],
+        "starts_told": [
+            {"told_at": "2026-03-02T09:10:00Z", "cause": "window", "text": "put off"},
+            {"told_at": "2026-03-02T09:00:00Z", "cause": None, "text": "planned"},
+        ],
     }
     pairs = show_planning.why_pairs(Fields(whole, "explanation"), messages)
     heads = [head for head, _ in pairs]
     assert heads == [
         "id", "reason", "ahead", "ahead", "planned", "expected",
-        "change", "change", "change", "change_possible", "change",
+        "change", "change", "change", "change_possible", "change", "told", "told",
     ]  # fmt: skip
     told = dict(pairs)
     assert "80 %" in told["expected"]
     assert "312" in told["expected"]
     assert "a100" in told["change_possible"]
     assert told["change"] == "patience: 1 → 2"
+    assert re.fullmatch(r"2026-03-02 14:00\S*: planned", told["told"])
+    moved = {"job_id": 18, **whole["starts_told"][0]}
+    (row,) = show_planning.moved_rows([Fields(moved, "moved")], messages)
+    assert (row[0], row[2], row[3]) == ("18", "window", "put off")
+    assert {f"head.{head}" for head in show_planning.MOVED_HEADS} <= set(catalogue(language))
     assert {f"head.{head}" for head in heads} <= set(catalogue(language))
     unlearned = whole | {"expected": expected | {"is_learned": False, "stated_percent": None}}
     assert "%" not in dict(show_planning.why_pairs(Fields(unlearned, "explanation"), messages))["expected"]
