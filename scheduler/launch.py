@@ -75,6 +75,7 @@ class Work:
     flavor: str
     is_simulated: bool
     memory_bytes_per_gpu: int | None = None
+    cpus_per_gpu: int | None = None
 
     def memory_bytes(self, slot: Slot) -> int | None:
         """Memory at which a rank is stopped: what was asked for it, and no more than is set aside for its GPUs."""
@@ -141,6 +142,7 @@ def load_works(session: Session, attempt_ids: Sequence[str]) -> list[Work]:
             walltime_s=job.walltime_s,
             memory_bytes_per_rank=job.memory_bytes_per_rank,
             memory_bytes_per_gpu=job.memory_bytes_per_gpu,
+            cpus_per_gpu=job.cpus_per_gpu,
             flavor=nodes[slots[0].node].flavor,
             is_simulated=nodes[slots[0].node].is_simulated,
         )
@@ -303,6 +305,7 @@ def _launch(leader: Leader, work: Work, rank: int, endpoint: Prepared) -> Launch
         env=work.env,
         outputs=work.outputs,
         memory_bytes_per_rank=work.memory_bytes(slot),
+        cpus_per_rank=None if work.cpus_per_gpu is None else work.cpus_per_gpu * len(slot.gpu_uuids),
     )
 
     def once() -> LaunchReceipt:
