@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
-from scheduler.agent.attempts import Attempt
+from scheduler.agent.attempts import Attempt, RankState
 from scheduler.agent.cpus import Cpus, choose, spell
 from scheduler.dispatch.wire import Lease
 
@@ -53,17 +53,20 @@ class CpuShares:
         share = len(self.cpus) // max(1, self.gpus) * gpus
         return max(1, share if lease.cpus_per_rank is None else lease.cpus_per_rank)
 
-    def tell(self) -> None:
-        """Tell ranks without CPUs of their own what is left for them, where that changed."""
+    def tell(self, alive: Iterable[tuple[Attempt, int, RankState]]) -> None:
+        """Tell ranks without CPUs of their own what is left for them, where that changed.
+
+        Args:
+            alive: ranks that lived a moment ago, with their attempts and numbers.
+        """
         left = self.left()
-        for attempt in self.attempts.values():
-            for number, rank in attempt.ranks.items():
-                is_to_know = rank.exit is None and number not in attempt.cpus and rank.told_cpus != left
-                if is_to_know and rank.send(f"cpus {spell(left)}"):
-                    rank.told_cpus = left
+        for attempt, number, rank in alive:
+            is_to_know = rank.exit is None and number not in attempt.cpus and rank.told_cpus != left
+            if is_to_know and rank.send(f"cpus {spell(left)}"):
+                rank.told_cpus = left
 
     def _own(self) -> Iterator[Cpus]:
         for attempt in self.attempts.values():
-            for number, rank in attempt.ranks.items():
-                if rank.exit is None and number in attempt.cpus:
-                    yield attempt.cpus[number]
+            for number, own in attempt.cpus.items():
+                if attempt.ranks[number].exit is None:
+                    yield own

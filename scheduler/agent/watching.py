@@ -85,7 +85,7 @@ class RankWatch:
                 with _logged(f"rank {number} of {attempt.lease.attempt_id}"):
                     self._look(attempt, number, rank)
             with self._changed, _logged("who has which CPUs"):
-                self._cpus.tell()
+                self._cpus.tell(alive)
 
     def _look(self, attempt: Attempt, number: int, rank: RankState) -> None:
         """Turn what a shepherd left on disk into events."""
