@@ -32,7 +32,7 @@ test: dev jobenv ## Set up what the tests need and pass the whole suite
 
 nightly: dev jobenv ## The slow proofs, with many more examples
 	tests/setup.sh
-	HYPOTHESIS_PROFILE=nightly $(BIN)/python -m pytest $(ARGS)
+	HYPOTHESIS_PROFILE=nightly $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile $(ARGS)
 
 check: dev ## Lint, types, import contracts, lock files, branches of the core
 	$(BIN)/ruff check .

@@ -11,6 +11,7 @@ from pydantic import BaseModel
 
 from api.job_answers import ReasonOut
 from scheduler.acts import ActView, WindowView
+from scheduler.causes import MoveCause
 from scheduler.fields import ActKind
 from scheduler.interval import STATED_PERCENT, Interval
 from scheduler.preview import Change, Preview, QueueChange
@@ -66,10 +67,25 @@ class ExpectedStartOut(BaseModel):
         )
 
 
+class StartToldOut(BaseModel):
+    """A start as it was planned, moved or given up at an instant, and that as a sentence in the language asked for.
+
+    `starts_at` is null where it was given up; `later_s` is by how much later than planned before, negative for sooner,
+    0 for the first one or another place, null where it was given up; `cause` tells why it comes later or was given up.
+    """
+
+    told_at: datetime
+    starts_at: datetime | None
+    later_s: int | None
+    cause: MoveCause | None
+    text: str
+
+
 class ExplanationOut(BaseModel):
     """Why a job waits: its reason, its place in its queue (from 1), who is ahead, when it starts at the latest.
 
-    `is_waiting` is false when the job runs, has ended, or starts in the next cycle; then all else is null or empty.
+    `is_waiting` is false when the job runs, has ended, or starts in the next cycle; then all else is null or empty,
+    but for `starts_told`: the starts it was told, moved or given up, the newest first, at most 20.
     `starts_by` is counted with full walltimes of all that run, `expected` is learned; both are null while no start is
     planned. `place` is null for a job that can never start as asked. `changes` are each enough on their own.
     """
@@ -82,6 +98,25 @@ class ExplanationOut(BaseModel):
     starts_by: datetime | None
     expected: ExpectedStartOut | None
     changes: list[ChangeOut]
+    starts_told: list[StartToldOut]
+
+
+class MovedStartOut(BaseModel):
+    """A planned start that was put off or given up: the job's, when, by how much, and why; see `StartToldOut`."""
+
+    job_id: int
+    told_at: datetime
+    starts_at: datetime | None
+    later_s: int | None
+    cause: MoveCause
+    text: str
+
+
+class MovedStartsOut(BaseModel):
+    """Planned starts that moved of late, the newest first; `by_cause` counts all that were looked at."""
+
+    items: list[MovedStartOut]
+    by_cause: dict[MoveCause, int]
 
 
 class ActOut(BaseModel):
@@ -253,6 +288,14 @@ _WINDOW: Final = {
     "reason": "Firmware of the switch.",
     "repeats": _REPEATS,
 }
+_TOLD: Final = {
+    "told_at": "2026-03-02T09:10:00Z",
+    "starts_at": "2026-03-02T10:00:00Z",
+    "later_s": 1800,
+    "cause": "node_lost",
+    "text": "put off by 30 min, to 2 March 2026, 15:00 (+0500): a node it was to run on is down or gone",
+}
+_MOVED: Final = {"job_id": 18, **_TOLD}
 _DRAINED: Final = {
     "name": "n0",
     "state": "DRAINED",
@@ -311,8 +354,12 @@ PLANNING: Final = {
         "starts_by": "2026-03-02T10:00:00Z",
         "expected": _EXPECTED,
         "changes": [_CHANGE],
+        "starts_told": [_TOLD],
     },
     "ExpectedStartOut": _EXPECTED,
+    "MovedStartOut": _MOVED,
+    "MovedStartsOut": {"items": [_MOVED], "by_cause": {"node_lost": 1}},
+    "StartToldOut": _TOLD,
     "DrainIn": {"reason": "A fan is broken."},
     "NodeServiceOut": _DRAINED,
     "NodeServicesOut": {"items": [_DRAINED]},

@@ -77,6 +77,7 @@ class Work:
     flavor: str
     is_simulated: bool
     memory_bytes_per_gpu: int | None = None
+    cpus_per_gpu: int | None = None
 
     def memory_bytes(self, slot: Slot) -> int | None:
         """Memory at which a rank is stopped: what was asked for it, and no more than is set aside for its GPUs."""
@@ -126,6 +127,7 @@ def load_works(session: Session, attempt_ids: Sequence[str]) -> list[Work]:
             JobRow.walltime_s,
             JobRow.memory_bytes_per_rank,
             JobRow.memory_bytes_per_gpu,
+            JobRow.cpus_per_gpu,
             JobTextRow.command,
             JobTextRow.env,
             JobTextRow.outputs,
@@ -158,6 +160,7 @@ def load_works(session: Session, attempt_ids: Sequence[str]) -> list[Work]:
             walltime_s=row.walltime_s,
             memory_bytes_per_rank=row.memory_bytes_per_rank,
             memory_bytes_per_gpu=row.memory_bytes_per_gpu,
+            cpus_per_gpu=row.cpus_per_gpu,
             flavor=nodes[slots[row.id][0].node].flavor,
             is_simulated=nodes[slots[row.id][0].node].is_simulated,
         )
@@ -317,6 +320,7 @@ def _launch(leader: Leader, work: Work, rank: int, endpoint: Prepared) -> Launch
         env=work.env,
         outputs=work.outputs,
         memory_bytes_per_rank=work.memory_bytes(slot),
+        cpus_per_rank=None if work.cpus_per_gpu is None else work.cpus_per_gpu * len(slot.gpu_uuids),
     )
 
     def once() -> LaunchReceipt:

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from typing import Annotated
 
-from fastapi import APIRouter, Depends, Path
+from fastapi import APIRouter, Depends, Path, Query
 
 from api.auth import Caller, require
 from api.context import Ctx, Language
 from api.errors import BODY_ERRORS, ErrorCode, documented
-from api.i18n import translate
-from api.limits import MAX_ID
+from api.i18n import duration, instant, translate
+from api.limits import DEFAULT_PAGE, MAX_ID, MAX_PAGE
 from api.planning_answers import (
     ActOut,
     ActsOut,
@@ -18,7 +19,10 @@ from api.planning_answers import (
     ChangeOut,
     ExpectedStartOut,
     ExplanationOut,
+    MovedStartOut,
+    MovedStartsOut,
     PreviewOut,
+    StartToldOut,
     WindowOut,
     WindowsOut,
 )
@@ -27,8 +31,11 @@ from api.routes.quota import POLICY_BODY, policy_body
 from api.schemas import ActIn, RepeatsIn, WindowIn
 from quota.policy import load_policy_text, parse_policy
 from scheduler import acts
+from scheduler.causes import MoveCause
 from scheduler.explaining import explain_job, preview_policy
+from scheduler.model import JobId
 from scheduler.recurring import Repeats
+from scheduler.told import StartTold, moved_lately, starts_told
 from store.clock import from_ms, to_ms
 from store.engine import snapshot, transaction
 from tenants import directory
@@ -51,6 +58,7 @@ def explain(ctx: Ctx, caller: Caller, language: Language, job_id: JobPath) -> Ex
     """The decisive reason as of now, who is ahead by which rule, when it starts, and what would start it now."""
     with snapshot(ctx.engine) as session:
         found = explain_job(session, caller, job_id, ctx.now())
+        told = [_told(one, language) for one in starts_told(session, JobId(job_id))]
     if found is None:
         return ExplanationOut(
             job_id=job_id,
@@ -61,6 +69,7 @@ def explain(ctx: Ctx, caller: Caller, language: Language, job_id: JobPath) -> Ex
             starts_by=None,
             expected=None,
             changes=[],
+            starts_told=told,
         )
     return ExplanationOut(
         job_id=job_id,
@@ -76,7 +85,62 @@ def explain(ctx: Ctx, caller: Caller, language: Language, job_id: JobPath) -> Ex
         changes=[
             ChangeOut(what=one.what, old=one.old, new=one.new, is_now=one.is_now) for one in found.changes
         ],
+        starts_told=told,
     )
+
+
+def _told(found: StartTold, language: str) -> StartToldOut:
+    """A planned start as the caller's language tells it."""
+    return StartToldOut(
+        told_at=found.at,
+        starts_at=found.start_at,
+        later_s=found.later_s,
+        cause=found.cause,
+        text=_told_text(found, language),
+    )
+
+
+def _told_text(found: StartTold, language: str) -> str:
+    figures = {
+        "start": None if found.start_at is None else instant(language, found.start_at),
+        "by": duration(language, abs(found.later_s or 0)),
+        "cause": None if found.cause is None else translate(language, f"moved.{found.cause}"),
+    }
+    if found.later_s is None:
+        how = "given_up"
+    elif found.later_s > 0:
+        how = "later"
+    elif found.later_s < 0:
+        how = "sooner"
+    else:
+        how = "first" if found.is_first else "elsewhere"
+    return translate(language, f"told.{how}", **figures)
+
+
+@router.get(
+    "/moved-starts",
+    operation_id="listMovedStarts",
+    summary="Planned starts that moved",
+    responses=documented(ErrorCode.FORBIDDEN),
+)
+def list_moved_starts(
+    ctx: Ctx,
+    caller: Caller,
+    language: Language,
+    cause: Annotated[MoveCause | None, Query(description="Only those that moved for it.")] = None,
+    limit: Annotated[int, Query(ge=1, le=MAX_PAGE)] = DEFAULT_PAGE,
+) -> MovedStartsOut:
+    """Planned starts that were put off or given up of late, by cause; for those who oversee the platform."""
+    require(caller, Action.READ)
+    with snapshot(ctx.engine) as session:
+        found = moved_lately(session)
+    items = [
+        MovedStartOut(job_id=one.job_id, **_told(one, language).model_dump())
+        for one in found
+        if cause in {None, one.cause}
+    ]
+    by_cause = Counter(one.cause for one in found if one.cause is not None)
+    return MovedStartsOut(items=items[:limit], by_cause=dict(sorted(by_cause.items())))
 
 
 @router.get(

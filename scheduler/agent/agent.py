@@ -19,8 +19,9 @@ from scheduler.agent.config import AgentConfig
 from scheduler.agent.events import EventBook
 from scheduler.agent.holdings import Holdings
 from scheduler.agent.isolation import UID_COUNT, UID_FIRST, survey
-from scheduler.agent.launching import Launcher, RankFiles
+from scheduler.agent.launching import Launcher, RankCpus, RankFiles
 from scheduler.agent.refusal import RefusalError
+from scheduler.agent.sharing import CpuShares
 from scheduler.agent.state import StateDir
 from scheduler.agent.watching import RankWatch
 from scheduler.dispatch.fields import WireError
@@ -68,12 +69,13 @@ class NodeAgent:
         self._attempts = dict(self._load())
         gpus = (g.uuid for g in config.inventory.gpus)
         self._holdings = Holdings(config.node, config.address, gpus, self._attempts)
+        self._cpus = CpuShares(frozenset(os.sched_getaffinity(0)), len(config.inventory.gpus), self._attempts)
         self._events = EventBook(self._state, self._changed)
         with self._changed:
             for attempt in self._attempts.values():
                 self._events.restore(attempt)
         self._watch = RankWatch(
-            self._state.notify, self._changed, self._attempts, self._events, self._checkpoints
+            self._state.notify, self._changed, self._cpus, self._events, self._checkpoints
         )
 
     def close(self) -> None:
@@ -107,7 +109,7 @@ class NodeAgent:
                 agent_version=AGENT_VERSION,
                 gpus=self._config.inventory.gpus,
                 simulated=self._config.inventory.simulated,
-                cpus=len(os.sched_getaffinity(0)),
+                cpus=len(self._cpus.cpus),
                 memory_bytes=memory,
                 labels=dict(self._config.labels),
                 isolation=self._protections.names,
@@ -192,11 +194,15 @@ class NodeAgent:
                 )
             committed_at = datetime.now(UTC)
             uid = self._next_uid() if self._protections.own_uid else None
-            self._launcher.commit(lease, committed_at.timestamp(), uid)
-            attempt = Attempt(lease, committed_at, self._launcher.folder(lease.attempt_id), uid)
+            own = self._cpus.take(lease)
+            left = self._cpus.left(own)
+            aside = {rank.rank: self._cpus.aside(lease, len(rank.gpu_uuids)) for rank in lease.ranks}
+            self._launcher.commit(lease, committed_at.timestamp(), uid, RankCpus(own, left, aside))
+            attempt = Attempt(lease, committed_at, self._launcher.folder(lease.attempt_id), uid, own)
             for rank in lease.ranks:
                 state = RankState(RankFiles(attempt.folder, rank.rank))
                 state.load_seqs()
+                state.told_cpus = left
                 try:
                     state.starting = self._launcher.start(lease.attempt_id, rank.rank)
                 except OSError:
@@ -216,19 +222,14 @@ class NodeAgent:
             if signal is not Signal.CHECKPOINT and self._holdings.release(attempt_id):
                 return
             ranks = [r for r in self._find(attempt_id).ranks.values() if r.exit is None]
-        line = f"term {kill_after_s}\n" if signal is Signal.TERM else f"{signal}\n"
+        command = f"term {kill_after_s}" if signal is Signal.TERM else str(signal)
         deadline = time.monotonic() + START_WAIT_S
         for rank in ranks:
             starting = rank.starting
             if starting is not None:
                 with suppress(Exception):  # the shepherd is late; the command goes where it will be read
                     starting.wait(max(0.0, deadline - time.monotonic()))
-            with suppress(OSError):  # no reader: the shepherd has ended, and with it the rank
-                fd = os.open(rank.files.control, os.O_WRONLY | os.O_NONBLOCK)
-                try:
-                    os.write(fd, line.encode())
-                finally:
-                    os.close(fd)
+            rank.send(command)
 
     def attempts(self) -> tuple[AttemptStatus, ...]:
         """Every attempt on record, by name."""

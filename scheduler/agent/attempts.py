@@ -9,13 +9,16 @@ import os
 import signal
 import subprocess
 import time
+from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import cast
 
 from scheduler.agent import procfs
 from scheduler.agent.checkpoints import CheckpointState
+from scheduler.agent.cpus import Cpus, read
 from scheduler.agent.launching import RankFiles
 from scheduler.agent.state import write_json
 from scheduler.dispatch.fields import Fields, WireError
@@ -40,6 +43,21 @@ class RankState:
     exited_seq: int | None = None
     starting: subprocess.Popen[bytes] | None = None
     checkpoint: CheckpointState = field(default_factory=CheckpointState)
+    told_cpus: Cpus | None = None
+
+    def send(self, command: str) -> bool:
+        """Give its shepherd a command; False where none listens: the rank has ended, or is not begun."""
+        try:
+            fd = os.open(self.files.control, os.O_WRONLY | os.O_NONBLOCK)
+        except OSError:
+            return False
+        try:
+            os.write(fd, f"{command}\n".encode())
+        except OSError:
+            return False
+        finally:
+            os.close(fd)
+        return True
 
     def load_seqs(self) -> None:
         """Read the numbers given before, and what was seen of its checkpoints.
@@ -180,14 +198,27 @@ def _lost(code: str, detail: str, started_at: datetime | None) -> RankExit:
     )
 
 
+def _cpus(record: Fields) -> dict[int, Cpus]:
+    """The CPUs of their own that the record of an attempt gives its ranks; one of an older agent gives none."""
+    if record.raw("cpus") is None:
+        return {}
+    given = Fields(record.raw("cpus"), "cpus")
+    ranks = cast("Mapping[str, object]", record.raw("cpus"))
+    try:
+        return {int(rank): read(given.text(rank)) for rank in ranks}
+    except ValueError as error:
+        raise WireError("cpus", "expected lists of CPUs by rank") from error
+
+
 @dataclass(slots=True)
 class Attempt:
-    """One attempt on this node."""
+    """One attempt on this node; `cpus` are those that a rank has for its own, by rank."""
 
     lease: Lease
     committed_at: datetime
     folder: Path
     uid: int | None
+    cpus: Mapping[int, Cpus] = field(default_factory=dict)
     ranks: dict[int, RankState] = field(default_factory=dict)
 
     @classmethod
@@ -207,6 +238,7 @@ class Attempt:
             f.instant("committed_at"),
             folder,
             f.optional_integer("uid", 0, MAX_INT),
+            _cpus(f),
         )
         for rank in found.lease.ranks:
             state = RankState(RankFiles(folder, rank.rank))

@@ -8,11 +8,13 @@ import secrets
 import subprocess
 import sys
 import tempfile
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 from scheduler.agent.bundles import BundleStore
 from scheduler.agent.checkpoints import CheckpointFolders, newest_ns
+from scheduler.agent.cpus import Cpus, spell
 from scheduler.agent.isolation import Protections
 from scheduler.agent.spec import Spec
 from scheduler.agent.state import StateDir, sync_folder, write_json
@@ -87,6 +89,25 @@ class RankFiles:
 
 
 @dataclass(frozen=True, slots=True)
+class RankCpus:
+    """CPUs of a lease's ranks on this node.
+
+    Attributes:
+        own: those that a rank alone is bound to, by rank; a rank that is not here shares.
+        left: those that ranks without CPUs of their own share.
+        aside: how many are set aside for each rank, 1 or more: what its programs count on.
+    """
+
+    own: Mapping[int, Cpus]
+    left: Cpus
+    aside: Mapping[int, int]
+
+    def of(self, rank: int) -> Cpus:
+        """The CPUs that a rank begins on."""
+        return self.own.get(rank, self.left)
+
+
+@dataclass(frozen=True, slots=True)
 class Launcher:
     """Starts ranks on one node.
 
@@ -110,7 +131,7 @@ class Launcher:
         """Where an attempt's files are."""
         return self.state.attempts / attempt_id
 
-    def commit(self, lease: Lease, committed_at: float, uid: int | None) -> None:
+    def commit(self, lease: Lease, committed_at: float, uid: int | None, cpus: RankCpus) -> None:
         """Write the attempt's folder; when it returns, the attempt exists, whatever happens next.
 
         Raises:
@@ -122,8 +143,9 @@ class Launcher:
         made.mkdir(mode=0o711)
         links: list[Path] = []
         try:
-            links.extend(self._prepare_rank(lease, rank, made, uid) for rank in lease.ranks)
-            record = {"lease": lease.to_json(), "committed_at": committed_at, "uid": uid}
+            links.extend(self._prepare_rank(lease, rank, made, uid, cpus) for rank in lease.ranks)
+            own = {str(rank): spell(own) for rank, own in cpus.own.items()}
+            record = {"lease": lease.to_json(), "committed_at": committed_at, "uid": uid, "cpus": own}
             write_json(made / "lease.json", record, is_durable=True)
             made.rename(final)
             sync_folder(self.state.attempts)
@@ -134,7 +156,9 @@ class Launcher:
                 self.state.discard(made)
             raise
 
-    def _prepare_rank(self, lease: Lease, rank: RankLease, made: Path, uid: int | None) -> Path:
+    def _prepare_rank(
+        self, lease: Lease, rank: RankLease, made: Path, uid: int | None, cpus: RankCpus
+    ) -> Path:
         final = RankFiles(self.folder(lease.attempt_id), rank.rank)
         here = RankFiles(made, rank.rank)
         here.scratch.mkdir(mode=0o700)
@@ -154,6 +178,8 @@ class Launcher:
         link = Path(tempfile.gettempdir()) / f"kz-{secrets.token_hex(6)}"
         link.symlink_to(final.scratch / ".tmp")
         spec = self._spec(lease, rank, final, str(link), uid)
+        spec["cpus"] = sorted(cpus.of(rank.rank))
+        spec["env"] = _cpu_environment(cpus.aside[rank.rank], len(rank.gpu_uuids), spec["env"])
         write_json(here.spec, spec, is_durable=False)
         return link
 
@@ -177,6 +203,7 @@ class Launcher:
             "walltime_s": lease.walltime_s,
             "kill_wait_s": lease.kill_wait_s,
             "memory_bytes": lease.memory_bytes_per_rank,
+            "cpus": [],
             "isolation": self.protections.isolation(uid),
             "read": list(self.protections.read),
             "write": [
@@ -245,6 +272,14 @@ class Launcher:
             start_new_session=True,
             env={"PATH": SYSTEM_PATH, "LANG": "C.UTF-8"},
         )
+
+
+def _cpu_environment(aside: int, gpus: int, env: Mapping[str, str]) -> dict[str, str]:
+    """The environment with the CPUs set aside; a number of threads that the user named stands.
+
+    Source: OpenMP's OMP_NUM_THREADS is per process, and ``torchrun`` makes one for each GPU.
+    """
+    return {"OMP_NUM_THREADS": str(max(1, aside // max(1, gpus))), **env, "KEZEK_CPUS": str(aside)}
 
 
 def _ray_environment(gpus: int, tmp: str) -> dict[str, str]:

@@ -23,7 +23,7 @@ from collections.abc import Mapping
 
 if __name__ == "__main__":  # isolated: neither site packages nor this folder are on the path
     sys.path.append(os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__)))))
-from scheduler.agent import confine, procfs
+from scheduler.agent import confine, cpus, procfs, ranklog
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -59,50 +59,20 @@ def write_atomically(path: str, value: Mapping[str, object]) -> None:
         os.close(folder)
 
 
-class Log:
-    """The rank's output up to a cap; beyond it one line says so and the rest is dropped."""
-
-    def __init__(self, path: str, cap_bytes: int) -> None:
-        self._fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
-        self._left_bytes = cap_bytes
-        self._cap_bytes = cap_bytes
-        self._is_cut = False
-
-    def write(self, data: bytes) -> None:
-        """Append what fits."""
-        if self._is_cut:
-            return
-        piece = data[: self._left_bytes]
-        self._left_bytes -= len(piece)
-        self._put(piece)
-        if len(piece) < len(data):
-            self._is_cut = True
-            self._put(
-                f"\n[kezek: the log is cut at {self._cap_bytes} bytes; later lines are lost]\n".encode()
-            )
-
-    def _put(self, data: bytes) -> None:
-        view = memoryview(data)
-        try:
-            while view:
-                view = view[os.write(self._fd, view) :]
-        except OSError:
-            self._is_cut = True  # a full disk must not stop the rank; what is written stays
-
-
 class Shepherd:
     """One rank from its start to the proof of its absence."""
 
     def __init__(self, spec: Spec) -> None:
         """Take the node-side description of the rank, see `scheduler.agent.spec`."""
         self._spec = spec
-        self._log = Log(spec["log"], spec["log_cap_bytes"])
+        self._log = ranklog.Log(spec["log"], spec["log_cap_bytes"])
         self._control = os.open(spec["control"], os.O_RDWR | os.O_NONBLOCK | os.O_CLOEXEC)
         self._wake_r, self._wake_w = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
         signal.set_wakeup_fd(self._wake_w, warn_on_full_buffer=False)
         signal.signal(signal.SIGCHLD, lambda *_: None)
         for number in (signal.SIGINT, signal.SIGHUP, signal.SIGTERM):
             signal.signal(number, signal.SIG_IGN)
+        self._cpus = frozenset(spec["cpus"])
         self._pid = 0
         self._pipe = -1
         self._started_at: float | None = None
@@ -152,6 +122,8 @@ class Shepherd:
             os.setsid()
             for number in (signal.SIGINT, signal.SIGHUP, signal.SIGTERM, signal.SIGPIPE, signal.SIGCHLD):
                 signal.signal(number, signal.SIG_DFL)
+            with contextlib.suppress(OSError):  # CPUs that were taken away since: no reason not to run
+                os.sched_setaffinity(0, self._cpus)
             os.chdir(spec["scratch"])
             os.umask(0o077)
             os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
@@ -208,7 +180,7 @@ class Shepherd:
             self._kill_all()
 
     def _obey(self) -> None:
-        """Carry out the agent's commands: ``checkpoint``, ``term <seconds>``, ``kill``."""
+        """Carry out the agent's commands: ``checkpoint``, ``term <seconds>``, ``kill``, ``cpus <list>``."""
         try:
             lines = os.read(self._control, MAX_CONTROL_BYTES).decode("ascii", "replace").splitlines()
         except BlockingIOError:
@@ -221,6 +193,9 @@ class Shepherd:
                 self._terminate(float(argument))
             elif word == "kill":
                 self._kill_all()
+            elif word == "cpus":
+                with contextlib.suppress(ValueError):  # cut off: the next change tells it again
+                    self._share(cpus.read(argument))
 
     def _checkpoint(self) -> None:
         """SIGUSR1 to the rank, or below it to those that handle it; nobody dies of a notice."""
@@ -230,6 +205,13 @@ class Shepherd:
         for pid in procfs.descendants(self._pid):
             if procfs.catches(pid, signal.SIGUSR1):
                 self._send(pid, signal.SIGUSR1)
+
+    def _share(self, now: cpus.Cpus) -> None:
+        """The rank has no CPUs of its own, and what it shares with others changed."""
+        before, self._cpus = self._cpus, now
+        for _ in range(cpus.REBIND_ROUNDS):
+            if not cpus.rebind(procfs.descendants(os.getpid()), before, now):
+                return
 
     def _terminate(self, kill_after_s: float) -> None:
         with contextlib.suppress(ProcessLookupError, PermissionError):

@@ -22,7 +22,7 @@ class Spec(TypedDict):
 
     Paths are absolute. `lock` is held by the living shepherd, `control` and `notify` are FIFOs,
     `tmp_link` is the short path that leads to the rank's temporary directory, `hidden` are folders
-    the rank finds empty and closed when `Isolation` has `mount_ns`.
+    the rank finds empty and closed when `Isolation` has `mount_ns`. `cpus` are those it begins on.
     """
 
     attempt_id: str
@@ -43,6 +43,7 @@ class Spec(TypedDict):
     walltime_s: int
     kill_wait_s: int
     memory_bytes: int | None
+    cpus: list[int]
     isolation: Isolation
     read: list[str]
     write: list[str]

@@ -6,7 +6,7 @@ import logging
 import os
 import select
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
@@ -14,6 +14,7 @@ from pathlib import Path
 from scheduler.agent.attempts import Attempt, RankState
 from scheduler.agent.checkpoints import CheckpointFolders, CheckpointLook
 from scheduler.agent.events import EventBook
+from scheduler.agent.sharing import CpuShares
 from scheduler.dispatch.wire import EventKind, RankExit
 
 LOOK_S = 0.5
@@ -29,7 +30,7 @@ class RankWatch:
         self,
         notify: Path,
         changed: threading.Condition,
-        attempts: Mapping[str, Attempt],
+        cpus: CpuShares,
         events: EventBook,
         checkpoints: CheckpointFolders,
     ) -> None:
@@ -37,8 +38,8 @@ class RankWatch:
 
         Args:
             notify: the pipe that shepherds call through.
-            changed: guards `attempts` and `events`.
-            attempts: those on record, which others add to and take from.
+            changed: guards the attempts and `events`.
+            cpus: the attempts on record, which others add to and take from, and the CPUs of their ranks.
             events: where what is seen is told.
             checkpoints: where ranks keep their checkpoints.
 
@@ -46,7 +47,7 @@ class RankWatch:
             OSError: the pipe cannot be opened.
         """
         self._changed = changed
-        self._attempts = attempts
+        self._cpus = cpus
         self._events = events
         self._checkpoints = checkpoints
         self._checkpoint_look = CheckpointLook()
@@ -75,11 +76,16 @@ class RankWatch:
                 if self._is_closing:
                     return
                 alive = [
-                    (a, n, r) for a in self._attempts.values() for n, r in a.ranks.items() if r.exit is None
+                    (a, n, r)
+                    for a in self._cpus.attempts.values()
+                    for n, r in a.ranks.items()
+                    if r.exit is None
                 ]
             for attempt, number, rank in alive:
                 with _logged(f"rank {number} of {attempt.lease.attempt_id}"):
                     self._look(attempt, number, rank)
+            with self._changed, _logged("who has which CPUs"):
+                self._cpus.tell(alive)
 
     def _look(self, attempt: Attempt, number: int, rank: RankState) -> None:
         """Turn what a shepherd left on disk into events."""

@@ -23,6 +23,8 @@ MAX_OUTPUT_FILES = 1_000
 """Files kept per rank: outputs are results, not a file system."""
 MAX_RANKS_PER_NODE = 64
 """Ranks of one attempt on one node: one per GPU of the largest node, with room."""
+MAX_CPUS_PER_RANK = 8_192
+"""CPUs of one rank: as many as Linux is built for at most (NR_CPUS)."""
 MAX_WORLD_SIZE = 16_384
 """Ranks of one attempt: above the GPUs of the whole machine."""
 MAX_GPUS_PER_NODE = 1_024

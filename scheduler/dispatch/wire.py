@@ -30,6 +30,7 @@ from scheduler.dispatch.limits import (
     FLAVOR,
     GPU_UUID,
     MAX_COMMAND_ARGS,
+    MAX_CPUS_PER_RANK,
     MAX_ENV_ENTRIES,
     MAX_GPUS_PER_NODE,
     MAX_INT,
@@ -134,6 +135,7 @@ class Lease:
         walltime_s: run time after which the rank gets SIGTERM [s].
         kill_wait_s: time from that SIGTERM to SIGKILL [s].
         memory_bytes_per_rank: resident memory at which a rank is killed, None for no limit.
+        cpus_per_rank: CPUs that each rank has for its own, None: it shares what is left of the node's.
         world_size: ranks of the whole attempt over all nodes.
         master_addr: address of rank 0's node.
         master_port: port kept free there for the attempt.
@@ -158,10 +160,12 @@ class Lease:
     env: Mapping[str, str] = field(default_factory=dict)
     outputs: tuple[str, ...] = ()
     memory_bytes_per_rank: int | None = None
+    cpus_per_rank: int | None = None
 
     def to_json(self) -> dict[str, object]:
-        """The wire form."""
-        return {
+        """The wire form; what no agent before knew is left out where it says nothing."""
+        cpus = {} if self.cpus_per_rank is None else {"cpus_per_rank": self.cpus_per_rank}
+        return cpus | {
             "attempt_id": self.attempt_id,
             "job_id": self.job_id,
             "epoch": self.epoch,
@@ -199,6 +203,7 @@ class Lease:
             walltime_s=f.integer("walltime_s", 1, MAX_WALLTIME_S),
             kill_wait_s=f.integer("kill_wait_s", 0, MAX_KILL_WAIT_S),
             memory_bytes_per_rank=f.optional_integer("memory_bytes_per_rank", 1, MAX_INT),
+            cpus_per_rank=f.optional_integer("cpus_per_rank", 1, MAX_CPUS_PER_RANK),
             world_size=f.integer("world_size", 1, MAX_WORLD_SIZE),
             master_addr=f.text("master_addr"),
             master_port=f.integer("master_port", 1, 65_535),

@@ -2,11 +2,24 @@
 
 from __future__ import annotations
 
-from datetime import timedelta
+import threading
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from datetime import datetime, timedelta
 from typing import Any
 
+import pytest
 from sqlalchemy import select
 
+from api.i18n import LANGUAGES, duration, instant, translate
+from scheduler.apply import LEASE
+from scheduler.causes import MoveCause
+from scheduler.cycling import cycle
+from scheduler.launch import Leader
+from scheduler.told import MAX_STARTS_TOLD
+from store import lease
+from store.engine import transaction
 from store.tables import JournalRow
 from tests.api.conftest import AT, POLICY, World
 
@@ -26,6 +39,20 @@ def window(**changes: Any) -> dict[str, Any]:
         "reason": "firmware",
         **changes,
     }
+
+
+def wire(at: datetime) -> str:
+    return at.isoformat().replace("+00:00", "Z")
+
+
+@contextmanager
+def leading(world: World) -> Iterator[Leader]:
+    """A scheduler that leads, whose cycles the test makes."""
+    with transaction(world.engine) as session:
+        held = lease.acquire(session, LEASE, "test", at=AT, ttl_s=86_400)
+        assert held is not None
+    with ThreadPoolExecutor(1) as pool:
+        yield Leader(world.engine, world.fake, held, pool, threading.Event())
 
 
 def test_an_array_and_a_dependency_are_told_as_they_were_asked(world: World) -> None:
@@ -79,6 +106,73 @@ def test_a_waiting_job_is_explained_with_the_change_that_starts_it(world: World)
         "stated_percent": None,
     }
     assert world.call("firm-researcher", "GET", f"/v1/jobs/{long}/explanation").status_code == 404
+
+
+def test_the_starts_a_job_was_told_are_read_with_their_causes(world: World) -> None:
+    ends = [AT + timedelta(minutes=30), AT + timedelta(minutes=90)]
+    nodes = ["n0", "n1"]
+    job_id = world.job(gpus=8).json()["id"]
+
+    def told(language: str = "en") -> list[dict[str, Any]]:
+        headers = {"Accept-Language": language}
+        found = world.ok("uni-researcher", "GET", f"/v1/jobs/{job_id}/explanation", headers=headers)
+        return list(found["starts_told"])
+
+    assert told() == []
+    with leading(world) as leader:
+        for end in ends:
+            world.ok("operator", "POST", "/v1/windows", window(nodes=nodes, to_at=end.isoformat()))
+            cycle(leader, "test", at=world.clock())
+            world.clock.at += timedelta(minutes=1)
+        paused = world.ok("operator", "POST", "/v1/acts", act(kind="pause", job_id=job_id))
+        cycle(leader, "test", at=world.clock())
+        world.ok("operator", "POST", f"/v1/acts/{paused['id']}/end")
+        cycle(leader, "test", at=world.clock())
+    again, given_up, later, first = told()
+    assert (first["later_s"], first["cause"], first["starts_at"]) == (0, None, wire(ends[0]))
+    assert (later["later_s"], later["cause"], later["starts_at"]) == (3_600, "window", wire(ends[1]))
+    assert (later["told_at"], given_up["told_at"]) == (
+        wire(AT + timedelta(minutes=1)),
+        wire(AT + timedelta(minutes=2)),
+    )
+    assert (given_up["later_s"], given_up["cause"], given_up["starts_at"]) == (None, "operator_act", None)
+    assert (again["later_s"], again["cause"], again["starts_at"]) == (0, None, wire(ends[1]))
+    assert f"by {duration('en', 3_600)}, to {instant('en', ends[1])}" in later["text"]
+    assert len({*(one["text"] for language in ("kk", "ru", "en") for one in told(language))}) == 12
+
+    assert world.call("uni-manager", "GET", "/v1/moved-starts").status_code == 403
+    moved = world.ok("operator", "GET", "/v1/moved-starts")
+    assert moved["by_cause"] == {"operator_act": 1, "window": 1}
+    assert [(one["job_id"], one["cause"]) for one in moved["items"]] == [
+        (job_id, "operator_act"),
+        (job_id, "window"),
+    ]
+    only = world.ok("operator", "GET", "/v1/moved-starts?cause=window")
+    assert [one["text"] for one in only["items"]] == [later["text"]]
+    assert only["by_cause"] == moved["by_cause"]
+    assert len(world.ok("operator", "GET", "/v1/moved-starts?limit=1")["items"]) == 1
+    assert world.call("operator", "GET", "/v1/moved-starts?cause=weather").status_code == 422
+
+
+def test_of_many_starts_told_the_last_are_shown(world: World) -> None:
+    job_id = world.job(gpus=8).json()["id"]
+    with leading(world) as leader:
+        for number in range(MAX_STARTS_TOLD + 1):
+            ends = (AT + timedelta(hours=number + 1)).isoformat()
+            world.ok("operator", "POST", "/v1/windows", window(nodes=["n0", "n1"], to_at=ends))
+            cycle(leader, "test", at=world.clock())
+            shown = world.ok("uni-researcher", "GET", f"/v1/jobs/{job_id}/explanation")["starts_told"]
+            assert len(shown) == min(number + 1, MAX_STARTS_TOLD)
+            world.clock.at += timedelta(seconds=1)
+    assert shown[0]["starts_at"] == wire(AT + timedelta(hours=MAX_STARTS_TOLD + 1))
+    assert {one["cause"] for one in shown} == {"window"}
+
+
+@pytest.mark.parametrize("language", LANGUAGES)
+def test_every_cause_has_words(language: str) -> None:
+    words = {translate(language, f"moved.{cause}") for cause in MoveCause}
+    assert len(words) == len(MoveCause)
+    assert not any(word.startswith("moved.") for word in words)
 
 
 def test_an_act_is_set_listed_and_ended_by_operators_only(world: World) -> None:

@@ -15,6 +15,8 @@ from typing import Any
 import httpx
 import pytest
 import uvicorn
+from kezek.fields import Fields
+from kezek.model import Job
 
 from api.app import create_app
 from scheduler.dispatch.executor import AgentExecutor
@@ -194,3 +196,20 @@ def _user(platform: Platform, project: str) -> str:
     user = platform.call("POST", "/v1/users", {"name": f"user-{project}", "organisation": project})
     platform.call("POST", f"/v1/users/{user['id']}/roles", {"role": "researcher", "project": project})
     return str(platform.call("POST", "/v1/tokens", {"user_id": user["id"], "scopes": ["write"]})["secret"])
+
+
+def job(**changes: object) -> Job:
+    plain: dict[str, object] = {
+        "id": 7, "project": "p", "queue": "q", "state": "PENDING", "name": "n", "command": ["trian.py"], "reason": None,
+        "place": 0, "gpus": 2, "nodes": None, "walltime_s": 60, "flavors": ["h200"], "is_held": False,
+        "is_cancel_requested": False, "is_simulated": True, "attempts": 1, "exit_code": None, "exit_signal": None,
+        "exit_error": None, "exit_error_text": None, "gpu_seconds": 0, "submitted_at": "2026-01-01T00:00:00Z",
+        "first_started_at": None, "finished_at": None,
+        "attempt": {
+            "started_at": None,
+            "ranks": [
+                {"rank": 0, "node": "n0", "gpu_uuids": ["a", "b"], "exit_code": None, "signal": None, "error": None}
+            ],
+        },
+    }  # fmt: skip
+    return Job.of(Fields(plain | changes, "job"))

@@ -8,7 +8,8 @@ from uuid import UUID
 import pytest
 
 from scheduler.fit import Fit, Limit, NoFit, can_ever_fit, fits, has_room
-from scheduler.model import NodeState, ReasonCode, Slot, Window, WindowKind
+from scheduler.model import NodeState, ReasonCode, Slot
+from scheduler.windows import Window, WindowKind
 from scheduler.world import is_same_world
 
 TREE = {

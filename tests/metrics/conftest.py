@@ -8,6 +8,8 @@ import re
 import select
 import subprocess
 import sys
+import threading
+import time
 import urllib.request
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -294,3 +296,13 @@ def documented() -> dict[str, frozenset[str]]:
                 else:
                     names[name] = labels
     return names
+
+
+DEADLINE_S = 15.0
+
+
+def until(condition: Callable[[], bool]) -> None:
+    deadline_s = time.monotonic() + DEADLINE_S
+    while not condition():
+        assert time.monotonic() < deadline_s, "the condition did not come true in time"
+        threading.Event().wait(0.02)

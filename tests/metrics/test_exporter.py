@@ -3,34 +3,18 @@
 import json
 import re
 import shutil
-import signal
-import socket
 import subprocess
 import sys
-import threading
 import time
-import urllib.error
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
 import pytest
-from prometheus_client import CollectorRegistry, Counter
 
-from metrics.exporter import (
-    DEFAULT_SCRAPE_TIMEOUT_S,
-    MAX_SCRAPE_TIMEOUT_S,
-    TIMEOUT_MARGIN_S,
-    CollectionBusyError,
-    Exporter,
-    NodeSpec,
-    collection_limit_s,
-)
-from metrics.metrics_http import MAX_CONNECTIONS, RegistryServer, listen_address
-from metrics.nvml import GpuIdentity, GpuSample, NvmlError, XidHistory
-from metrics.watchdog import Lane
 from scheduler.agent import procfs
+from tests.metrics.conftest import until
 
 ROOT = Path(__file__).resolve().parents[2]
 GPU = "GPU-00000000-0000-0000-0000-{:012d}".format
@@ -40,14 +24,6 @@ SPLIT_GPU = (
     *("gpu 1 mig 1", "gpu 1 instance 3 0 1g.10gb 10200547328 500000 16", "gpu 1 xid 1 94", "gpu 1 gpm 1"),
     *("gpu 1 gpm 3 1 80", "gpu 1 gpm 3 2 60", "gpu 1 gpm 3 5 30", "gpu 1 gpm 3 10 20"),
 )
-DEADLINE_S = 15.0
-
-
-def until(condition: Callable[[], bool]) -> None:
-    deadline_s = time.monotonic() + DEADLINE_S
-    while not condition():
-        assert time.monotonic() < deadline_s, "the condition did not come true in time"
-        threading.Event().wait(0.02)
 
 
 def test_scrape_of_healthy_node(make_driver: Any, serve: Any) -> None:
@@ -281,175 +257,6 @@ def test_promtool_accepts_names_and_help(make_driver: Any, once: Any) -> None:
         [promtool, "check", "metrics"], input=run.stdout, text=True, capture_output=True, check=False
     )
     assert (check.returncode, check.stdout + check.stderr) == (0, "")
-
-
-def test_pages(make_driver: Any, serve: Any) -> None:
-    served = serve("--node", "n1", driver=make_driver("count 1"))
-    assert "NVML" in served.get("/")
-    with pytest.raises(urllib.error.HTTPError) as refused:
-        served.get("/nothing")
-    with refused.value as answer:
-        assert answer.code == 404
-        assert b"/metrics" in answer.read()
-
-
-def test_ends_on_sigterm(make_driver: Any, serve: Any) -> None:
-    served = serve("--node", "n1", driver=make_driver("count 1"))
-    served.process.send_signal(signal.SIGTERM)
-    assert served.process.wait(DEADLINE_S) == 0
-
-
-def test_connections_are_limited(make_driver: Any, serve: Any) -> None:
-    served = serve("--node", "n1", driver=make_driver("count 1"))
-    host, _, port = served.url.removeprefix("http://").partition(":")
-    with ExitStack() as silent:
-        for _ in range(MAX_CONNECTIONS):
-            silent.enter_context(socket.create_connection((host, int(port)), DEADLINE_S))
-        with socket.create_connection((host, int(port)), DEADLINE_S) as one_more:
-            assert one_more.recv(64).startswith(b"HTTP/1.0 503")
-
-    def is_served() -> bool:
-        try:
-            return bool(served.get("/-/healthy") == "ok\n")
-        except urllib.error.HTTPError as error:
-            error.close()
-        except OSError:
-            pass  # turned away before the request was read
-        return False
-
-    until(is_served)
-
-
-@pytest.mark.parametrize(
-    ("header", "limit_s"),
-    [
-        (None, DEFAULT_SCRAPE_TIMEOUT_S - TIMEOUT_MARGIN_S),
-        ("3", 2.5),
-        ("0.6", 0.3),
-        (str(MAX_SCRAPE_TIMEOUT_S), MAX_SCRAPE_TIMEOUT_S - TIMEOUT_MARGIN_S),
-        (str(MAX_SCRAPE_TIMEOUT_S + 1), MAX_SCRAPE_TIMEOUT_S - TIMEOUT_MARGIN_S),
-        ("-1", 9.5),
-        ("0", 9.5),
-        ("nan", 9.5),
-        ("inf", 9.5),
-        ("soon", 9.5),
-    ],
-)
-def test_scrape_timeout_header(header: str | None, limit_s: float) -> None:
-    assert collection_limit_s(header) == pytest.approx(limit_s)
-
-
-@pytest.mark.parametrize("listen", ["127.0.0.1:0", "127.0.0.7:65535"])
-def test_loopback_is_accepted(listen: str) -> None:
-    host, port = listen_address(listen, None, "X")
-    assert f"{host}:{port}" == listen
-
-
-@pytest.mark.parametrize(
-    "listen", ["0.0.0.0:9", "10.0.0.1:9", "127.0.0.1:65536", "127.0.0.1:-1", "127.0.0.1", "x:1"]
-)
-def test_other_addresses_are_refused(listen: str, no_driver: Any, once: Any) -> None:
-    with pytest.raises(ValueError, match="cannot listen on"):
-        listen_address(listen, None, "X")
-    run = once("--listen", listen, driver=no_driver)
-    assert run.returncode == 2
-    assert "cannot listen on" in run.stderr
-
-
-@pytest.mark.parametrize(("token", "given"), [(None, ""), ("t", "t")])
-def test_a_process_serves_what_it_measures_of_itself(token: str | None, given: str) -> None:
-    registry = CollectorRegistry()
-    Counter("turns", "Turns.", registry=registry).inc(3)
-    page = RegistryServer(listen_address("127.0.0.1:0", token, "X"), registry, token)
-    page.start()
-    request = urllib.request.Request(
-        f"http://127.0.0.1:{page.server_port}/metrics", headers={"Authorization": f"Bearer {given}"}
-    )
-    try:
-        with urllib.request.urlopen(request, timeout=20) as answer:  # noqa: S310 (as above)
-            assert "turns_total 3.0" in answer.read().decode()
-        if token is not None:
-            request.remove_header("Authorization")
-            with pytest.raises(urllib.error.HTTPError, match="401") as refused:
-                urllib.request.urlopen(request, timeout=20)  # noqa: S310 (as above)
-            refused.value.close()
-    finally:
-        page.stop()
-
-
-def test_an_open_address_is_served_with_a_token_only() -> None:
-    anywhere = "0.0.0.0"  # noqa: S104 (that is what is tested)
-    assert listen_address(f"{anywhere}:9401", "t", "X") == (anywhere, 9401)
-    with pytest.raises(ValueError, match="set KEZEK_METRICS_TOKEN_FILE"):
-        listen_address(f"{anywhere}:9401", None, "KEZEK_METRICS_TOKEN_FILE")
-
-
-class GatedGpu:
-    """A device that answers when it is let."""
-
-    is_simulated = False
-
-    def __init__(self) -> None:
-        self.gate = threading.Event()
-        self.counted = 0
-
-    def count(self) -> int:
-        self.counted += 1
-        return 1
-
-    def identity(self, index: int) -> GpuIdentity:
-        return GpuIdentity("GPU-x", index, "gated", None, "", "1")
-
-    def sample(self, uuid: str) -> GpuSample:
-        assert self.gate.wait(DEADLINE_S)
-        return GpuSample(uuid, is_up=True, power_w=float(self.counted))
-
-    def xids(self) -> tuple[XidHistory, ...]:
-        return ()
-
-
-def test_scrapes_share_one_collection() -> None:
-    gpu = GatedGpu()
-    exporter = Exporter([NodeSpec("n1", lambda: gpu)])
-    answers: list[Any] = []
-    threads = [
-        threading.Thread(target=lambda: answers.append(exporter.collect(DEADLINE_S))) for _ in range(4)
-    ]
-    threads[0].start()
-    until(lambda: gpu.counted == 1)
-    for thread in threads[1:]:
-        thread.start()
-    with pytest.raises(CollectionBusyError):
-        exporter.collect(0.01)
-    assert gpu.counted == 1, "who gave up waiting had started nothing"
-    gpu.gate.set()
-    for thread in threads:
-        thread.join(DEADLINE_S)
-    assert len(answers) == 4
-    assert all(answer[0].is_success for answer in answers)
-    assert gpu.counted <= 2, "one collection, or two if a thread came after the first had ended"
-    exporter.collect(DEADLINE_S)
-    assert gpu.counted >= 2, "the next scrape reads anew"
-
-
-def test_lane_takes_one_call_at_a_time() -> None:
-    lane, gate = Lane("test"), threading.Event()
-    first = lane.start(gate.wait)
-    assert first is not None
-    assert lane.start(lambda: 1) is None
-    gate.set()
-    assert first.result(DEADLINE_S) is True
-    until(lambda: (future := lane.start(lambda: 2)) is not None and future.result(DEADLINE_S) == 2)
-
-
-def test_lane_hands_over_the_exception() -> None:
-    def fail() -> None:
-        raise NvmlError("nvmlAnything", 999, "text")
-
-    future = Lane("test").start(fail)
-    assert future is not None
-    with pytest.raises(NvmlError, match="999"):
-        future.result(DEADLINE_S)
 
 
 def test_loads_nothing_of_the_platform_and_stays_small(no_driver: Any, serve: Any) -> None:

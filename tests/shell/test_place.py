@@ -141,6 +141,7 @@ def test_cpus_are_set_aside_and_memory_is_the_rank_s_limit(racks):
     assert nodes_of(racks, greedy) == ["n0"]
     assert asked[greedy].memory_bytes_per_rank == 16 * GIB
     assert asked[low].memory_bytes_per_rank == GIB
+    assert (asked[greedy].cpus_per_rank, asked[low].cpus_per_rank) == (28, None)
     racks.turn()
     view = racks.view(plain)
     assert (view.state, view.reason) == (JobState.PENDING, ReasonCode.FRAGMENTED)

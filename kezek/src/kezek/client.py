@@ -136,6 +136,11 @@ class Client:
         """Why a job waits: the platform's object as it comes."""
         return self._transport.json(Call.get(f"/v1/jobs/{job_id}/explanation"))
 
+    def moved_starts(self, cause: str | None = None) -> Fields:
+        """Planned starts that moved of late, all or for one cause; for those who oversee the platform."""
+        query = {} if cause is None else {"cause": cause}
+        return self._transport.json(Call.get("/v1/moved-starts", query))
+
     def acts(self) -> list[Fields]:
         """The operators' acts that stand."""
         return list(self._transport.json(Call.get("/v1/acts")).objects("items"))

@@ -35,6 +35,22 @@ def why(job_id: JobNumber, *, output: Output = Format.TABLE) -> None:
         screen.record(show_planning.why_pairs(found, screen.messages))
 
 
+def moved(
+    *,
+    cause: Annotated[str | None, typer.Option("--cause", help="Only those that moved for it.")] = None,
+    output: Output = Format.TABLE,
+) -> None:
+    """List planned starts that were put off or given up of late; for those who oversee the platform."""
+    screen = terminal(output)
+    with connect() as client:
+        found = client.moved_starts(cause)
+    if screen.is_json:
+        screen.json(found.raw)
+    else:
+        rows = show_planning.moved_rows(found.objects("items"), screen.messages)
+        screen.table(show_planning.MOVED_HEADS, rows)
+
+
 def hold(job_id: JobNumber, *, output: Output = Format.TABLE) -> None:
     """Keep a waiting job from starting until it is released; its place is kept."""
     _keep(job_id, output, is_held=True)

@@ -12,6 +12,7 @@ Pairs = list[tuple[str, Cell]]
 
 ACT_HEADS = ("id", "kind", "about", "ends", "grounds")
 WINDOW_HEADS = ("id", "kind", "nodes", "begins", "ends", "repeats", "grounds")
+MOVED_HEADS = ("id", "told", "cause", "moved")
 SERVICE_HEADS = ("node", "state", "begins", "grounds")
 
 
@@ -20,7 +21,7 @@ def why_pairs(found: Fields, messages: Messages) -> Pairs:
     reason = found.optional_inner("reason")
     pairs: Pairs = [("id", str(found.integer("job_id")))]
     if reason is None:
-        return [*pairs, ("reason", messages.say("job.waits_for_nothing"))]
+        return [*pairs, ("reason", messages.say("job.waits_for_nothing")), *_told(found, messages)]
     starts_by = found.optional_instant("starts_by")
     place = found.optional_integer("place")
     pairs.append(("reason", reason.text("text")))
@@ -34,7 +35,27 @@ def why_pairs(found: Fields, messages: Messages) -> Pairs:
     for change in found.objects("changes"):
         head = "change" if change.flag("is_now") else "change_possible"
         pairs.append((head, _change(change, messages)))
+    pairs.extend(_told(found, messages))
     return [(head, cell) for head, cell in pairs if cell]
+
+
+def _told(found: Fields, messages: Messages) -> Pairs:
+    """The starts that a job was told, the newest first; of an older platform none."""
+    starts = found.objects("starts_told") if "starts_told" in found.raw else ()
+    return [("told", f"{messages.instant(one.instant('told_at'))}: {one.text('text')}") for one in starts]
+
+
+def moved_rows(starts: Iterable[Fields], messages: Messages) -> list[Sequence[Cell]]:
+    """Planned starts that moved as the rows of `MOVED_HEADS`."""
+    return [
+        (
+            str(one.integer("job_id")),
+            messages.instant(one.instant("told_at")),
+            one.text("cause"),
+            one.text("text"),
+        )
+        for one in starts
+    ]
 
 
 def _expected(found: Fields, messages: Messages) -> str:
