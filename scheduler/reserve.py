@@ -253,6 +253,7 @@ class Search:
             cpus_per_gpu=self.job.request.cpus_per_gpu,
             memory_bytes_per_gpu=self.job.request.memory_bytes_per_gpu,
             project_id=self.job.project_id,
+            array_id=None if self.job.array is None else self.job.array.id,
         )
 
 

@@ -73,6 +73,10 @@ def _second_turn(turns: Turns, job: PendingJob, alike: dict[int, tuple[int, Wait
     if known is not None and known[0] == turns.world.version and not is_bound:
         turns.wait_alike(job, known[1])
         return
+    refusal = not_eligible(job, turns.world)
+    if refusal is not None:
+        turns.wait(job, refusal)
+        return
     turns.take(job, line, is_entitled=turns.is_entitled(job))
     if not is_bound and job.id in turns.waits:
         alike[group] = (turns.world.version, turns.waits[job.id])

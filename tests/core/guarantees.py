@@ -54,7 +54,8 @@ def keep(world, kept, job, queue):
         end_ms = start_ms + job.request.walltime_s * MS
         picks = tuple((rooms.index[node], gpus) for node, gpus in kept.place)
         hold = Hold(job.id, queue, kept.flavor, job.request.gpus, start_ms, end_ms, picks, kept.share_class)
-        world.hold(replace(hold, is_reclaim=kept.is_reclaim, project_id=job.project_id))
+        array_id = None if job.array is None else job.array.id
+        world.hold(replace(hold, is_reclaim=kept.is_reclaim, project_id=job.project_id, array_id=array_id))
 
 
 def denied(snapshot, policy):
