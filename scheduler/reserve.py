@@ -131,7 +131,7 @@ class Search:
         return self.world.takeable(self.profile.flavor, self.queue)
 
     def _is_fresh(self, run: Run) -> bool:
-        """Whether it starts this very instant: nobody gets notice before he has begun."""
+        """Whether it starts this very instant: nobody gets notice before he has begun, nor another in his place."""
         return run.order[0] == self.world.at_ms
 
     def _may_have_room(self, at_ms: int) -> bool:
@@ -170,16 +170,25 @@ class Search:
             for run in self._candidates
             if run.id in borrowed and run.end_ms > at_ms and self.world.at_ms + run.grace_ms <= at_ms
         ]
-        if max((run.grace_ms for run in due), default=0) >= at_ms - self.world.at_ms:
+        victims = None
+        if any(self.world.at_ms + run.grace_ms >= at_ms for run in due):  # someone's notice would go out now
+            if any(self._is_fresh(run) for run in due):
+                later = [run for run in due if self.world.at_ms + run.grace_ms < at_ms]
+                victims = self._fewest(later, ask, only)
             due = [run for run in due if not self._is_fresh(run)]
-        victims = fewest_victims(
-            due,
-            lambda chosen: self._place(ask, chosen, only) is not None,
-            self.world.at_ms,
-        )
+        if victims is None:
+            victims = self._fewest(due, ask, only)
         if victims is None:
             return None
         return self._hold(ask, cast("Picks", self._place(ask, victims, only)), victims)
+
+    def _fewest(self, due: Sequence[Run], ask: Ask, only: Picks | None) -> tuple[Run, ...] | None:
+        """Who has to give way for the start, of these; None where all of them are not enough."""
+
+        def is_enough(chosen: Sequence[Run]) -> bool:
+            return self._place(ask, chosen, only) is not None
+
+        return fewest_victims(due, is_enough, self.world.at_ms)
 
     def reclaim(self) -> Hold | None:
         """The start that taking back buys a job that is entitled now, or one that comes no later by itself.
@@ -237,6 +246,10 @@ class Search:
         ask = self._ask(hold.start_ms)
         picks = self._place(ask, victims) if ask.is_entitled else None
         return None if picks is None else replace(self._hold(ask, picks, victims), is_reclaim=True)
+
+    def stated(self, at_ms: int, picks: Picks) -> Hold:
+        """A start at an instant on these nodes, whether there is room or not."""
+        return self._hold(self._ask(at_ms), picks, ())
 
     def _hold(self, ask: Ask, picks: Picks, victims: Sequence[Run]) -> Hold:
         share_class = ShareClass.ENTITLED if ask.is_entitled else ShareClass.BORROWED

@@ -33,6 +33,8 @@ ROOM_REASONS: Final = frozenset(
     }
 )
 """Refusals that time can mend: another job's end, or that of a window."""
+BY_PLANNED: Final = frozenset({ReasonCode.QUEUE_LIMIT, ReasonCode.BORROWING_LIMIT, ReasonCode.RESERVED_FOR})
+"""Refusals that a planned start may have brought about: by its GPUs, or as it counts against a limit."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,6 +85,7 @@ class Turn:
         self.reclaims: Final[list[JobId]] = []
         self._refused: Final[dict[int, tuple[int, NoFit]]] = {}
         self._unbought: Final[dict[int, int]] = {}
+        self._beside: tuple[int, tuple[Hold, ...]] = (-1, ())
         self.is_surplus = False
         """Whether only work that is not entitled is left to have its turn."""
         self._borrowers: Final = {
@@ -113,6 +116,42 @@ class Turn:
     def kept_starts(self) -> list[Reservation]:
         """Planned starts that stand from before, in the order of their instants."""
         return sorted(self.standing.values(), key=lambda kept: (kept.start_ms, kept.job_id))
+
+    def restore_all(self, kept: list[Reservation]) -> None:
+        """Put planned starts back as they are given, and those that find no place then once more.
+
+        One may stand on what another takes back, though that one could spare it were it alone. So if some are lost,
+        all are put back around these, and it stays so if none is lost then.
+        """
+        if self._restore_in_turn(kept):
+            lost = [one for one in kept if one.job_id not in self.world.held]
+            others = [one for one in kept if one not in lost]
+            self._release_all(kept)
+            for one in lost:
+                self._insist(one)
+            self._restore_in_turn(others)
+            self._release_all(lost)
+            if self._restore_in_turn(lost) or not all(one.job_id in self.world.held for one in others):
+                self._release_all(kept)
+                self._restore_in_turn(kept)
+
+    def _restore_in_turn(self, kept: list[Reservation]) -> bool:
+        """Put planned starts back, twice those that find no place at first; whether one is lost all the same."""
+        for one in (*kept, *kept):
+            if one.job_id not in self.world.held:
+                self.restore(one)
+        return any(one.job_id not in self.world.held for one in kept)
+
+    def _release_all(self, kept: list[Reservation]) -> None:
+        for one in kept:
+            self.world.release(one.job_id)
+
+    def _insist(self, kept: Reservation) -> None:
+        """Put a planned start on its nodes, room or not: others make room for it if they can."""
+        picks = self._picks(kept)
+        if picks is not None:
+            search = Search(self.jobs[kept.job_id], kept.flavor, self.world)
+            self.world.hold(search.stated(max(kept.start_ms, self.world.at_ms), picks))
 
     def restore(self, kept: Reservation) -> None:
         """Put a planned start back on its nodes if it can still be."""
@@ -164,7 +203,7 @@ class Turn:
         if is_owed or (hold is None and (own is not None or is_shield or self.may_reserve(job))):
             hold = self._replan(job, own)
         if hold is not None:
-            self._plan(hold)
+            self.plan(hold)
 
     def shield_of(self, job: PendingJob, line: Line) -> PendingJob | None:
         """The aged job of the queue that the job must not overtake."""
@@ -211,8 +250,8 @@ class Turn:
             is_new = (
                 self.standing[job.id].planned_ms == self.world.at_ms if job.id in self.standing else False
             )
-            if kept is not None and is_new:
-                return kept
+            if is_new:
+                return kept or own
             if kept is not None and job.request.flavors == (own.flavor,):
                 return search.earliest(until_ms=kept.start_ms - 1) or kept
             if kept is not None:
@@ -233,7 +272,7 @@ class Turn:
             if not self.is_entitled(job):
                 self._borrowers.add(job.id)
 
-    def _plan(self, hold: Hold) -> None:
+    def plan(self, hold: Hold) -> None:
         """A planned start stands; when its victims' grace is all that is left, they get notice now."""
         runs = self.world.profiles[hold.flavor].runs
         grace_ms = max((runs[victim].grace_ms for victim in hold.victims), default=0)
@@ -273,7 +312,16 @@ class Turn:
         """The job waits, and this is why."""
         self.decided.add(job.id)
         is_free = refusal.reason not in ROOM_REASONS or has_room(job.request, self.world)
-        self.waits[job.id] = Waits(job, refusal, is_entitled, shield, is_free=is_free)
+        # With several flavors the refusal told is the nearest to a start: another may be a planned start's.
+        by_planned = BY_PLANNED if len(job.request.flavors) == 1 else ROOM_REASONS
+        beside = self._held_now() if refusal.reason in by_planned else ()
+        self.waits[job.id] = Waits(job, refusal, is_entitled, shield, is_free=is_free, beside=beside)
+
+    def _held_now(self) -> tuple[Hold, ...]:
+        """The planned starts that stand; one object for all that ask in the same world."""
+        if self._beside[0] != self.world.version:
+            self._beside = (self.world.version, tuple(self.world.held.values()))
+        return self._beside[1]
 
     def wait_alike(self, job: PendingJob, waits: Waits) -> None:
         """The job waits for the same reason as one of its kind."""
