@@ -77,11 +77,7 @@ def _second_turn(turns: Turns, job: PendingJob, alike: dict[int, tuple[int, Wait
     if refusal is not None:
         turns.wait(job, refusal)
         return
-    own = turns.world.held.get(job.id)
     turns.take(job, line, is_entitled=turns.is_entitled(job))
-    if own is not None and own.victims and job.id in turns.waits and not turns.world.is_sound(own.flavor):
-        turns.world.release(job.id)  # other planned starts stand on what its victims would have freed
-        turns.plan(own)
     if not is_bound and job.id in turns.waits:
         alike[group] = (turns.world.version, turns.waits[job.id])
 

@@ -36,6 +36,9 @@ ROOM_REASONS: Final = frozenset(
 BY_PLANNED: Final = frozenset({ReasonCode.QUEUE_LIMIT, ReasonCode.BORROWING_LIMIT, ReasonCode.RESERVED_FOR})
 """Refusals that a planned start may have brought about: by its GPUs, or as it counts against a limit."""
 
+RESTORE_ROUNDS: Final = 4
+"""Times that planned starts are put back in one go: each settles whose room the others have to leave."""
+
 
 @dataclass(frozen=True, slots=True)
 class Started:
@@ -121,28 +124,33 @@ class Turn:
         """Put planned starts back as they are given, and those that find no place then once more.
 
         One may stand on what another takes back, though that one could spare it were it alone. So if some are lost,
-        all are put back around these, and it stays so if none is lost then.
+        the others are put back around these, and it stays so if none is lost then.
         """
-        if self._restore_in_turn(kept):
-            lost = [one for one in kept if one.job_id not in self.world.held]
+        lost: list[Reservation] = []
+        for _ in range(RESTORE_ROUNDS):
             others = [one for one in kept if one not in lost]
-            self._release_all(kept)
+            more = self._restore_in_turn(others)
+            if not more:
+                self.release_all(lost)
+                if not self._restore_in_turn(lost):
+                    return
+                break
+            lost += more
+            self.release_all(kept)
             for one in lost:
                 self._insist(one)
-            self._restore_in_turn(others)
-            self._release_all(lost)
-            if self._restore_in_turn(lost) or not all(one.job_id in self.world.held for one in others):
-                self._release_all(kept)
-                self._restore_in_turn(kept)
+        self.release_all(kept)
+        self._restore_in_turn(kept)
 
-    def _restore_in_turn(self, kept: list[Reservation]) -> bool:
-        """Put planned starts back, twice those that find no place at first; whether one is lost all the same."""
+    def _restore_in_turn(self, kept: list[Reservation]) -> list[Reservation]:
+        """Put planned starts back, twice those that find no place at first; which are lost all the same."""
         for one in (*kept, *kept):
             if one.job_id not in self.world.held:
                 self.restore(one)
-        return any(one.job_id not in self.world.held for one in kept)
+        return [one for one in kept if one.job_id not in self.world.held]
 
-    def _release_all(self, kept: list[Reservation]) -> None:
+    def release_all(self, kept: list[Reservation]) -> None:
+        """Planned starts that stand no more, for now."""
         for one in kept:
             self.world.release(one.job_id)
 
@@ -203,7 +211,11 @@ class Turn:
         if is_owed or (hold is None and (own is not None or is_shield or self.may_reserve(job))):
             hold = self._replan(job, own)
         if hold is not None:
-            self.plan(hold)
+            self._plan(hold)
+            is_other = own is not None and bool(own.victims) and own != hold
+            if own is not None and is_other and not self.world.is_sound(own.flavor):
+                self.world.release(job.id)  # other planned starts stand on what its victims would have freed
+                self._plan(own)
 
     def shield_of(self, job: PendingJob, line: Line) -> PendingJob | None:
         """The aged job of the queue that the job must not overtake."""
@@ -272,7 +284,7 @@ class Turn:
             if not self.is_entitled(job):
                 self._borrowers.add(job.id)
 
-    def plan(self, hold: Hold) -> None:
+    def _plan(self, hold: Hold) -> None:
         """A planned start stands; when its victims' grace is all that is left, they get notice now."""
         runs = self.world.profiles[hold.flavor].runs
         grace_ms = max((runs[victim].grace_ms for victim in hold.victims), default=0)

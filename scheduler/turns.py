@@ -206,11 +206,23 @@ class Turns(Turn):
 
     def _hold_ahead(self, line: Line, job: PendingJob, before: Hold | None) -> None:
         """The planned start of a passed job as it was, or anew where others took its place."""
-        hold = before or earliest(job, self.world)
+        hold = before or self._earliest_beside_all(job)
         line.ahead.pop(job.id, None)
         if hold is not None:
             self.world.hold(hold)
             line.ahead[job.id] = hold
+
+    def _earliest_beside_all(self, job: PendingJob) -> Hold | None:
+        """The earliest start beside every planned start that stands: who is not entitled puts none of them off."""
+        standing = [
+            kept
+            for kept in self.kept_starts()
+            if kept.job_id not in self.decided | {job.id} and kept.job_id not in self.world.held
+        ]
+        self.restore_all(standing)
+        hold = earliest(job, self.world)
+        self.release_all(standing)
+        return hold
 
     # Step 2: planned starts go before work that is not entitled now; then everyone else.
 
