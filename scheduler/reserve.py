@@ -39,9 +39,10 @@ class Search:
         job: a job that cannot start now.
         flavor: one of its flavors.
         world: with every planned start that it must respect, and not its own.
+        as_entitled: only starts at which the job is entitled.
     """
 
-    def __init__(self, job: PendingJob, flavor: str, world: World) -> None:
+    def __init__(self, job: PendingJob, flavor: str, world: World, *, as_entitled: bool = False) -> None:
         self.job: Final = job
         self.world: Final = world
         self.profile: Final[Profile] = world.profiles[flavor]
@@ -49,7 +50,9 @@ class Search:
         self.queue: Final = policy_queue(world.bounds.policy, job.queue)
         self.shape: Final = world.bounds.shape(job.request, flavor)
         self.length_ms: Final = job.request.walltime_s * MS
-        self._must_be_entitled: Final = must_be_entitled(job.request, self.queue, world.bounds)
+        self._must_be_entitled: Final = as_entitled or must_be_entitled(
+            job.request, self.queue, world.bounds
+        )
 
     def earliest(self, *, until_ms: int | None = None, may_reclaim: bool = True) -> Hold | None:
         """The earliest start, at `until_ms` at the latest; None when there is none among MAX_INSTANTS.
@@ -270,9 +273,12 @@ class Search:
         )
 
 
-def earliest(job: PendingJob, world: World, *, until_ms: int | None = None) -> Hold | None:
+def earliest(
+    job: PendingJob, world: World, *, until_ms: int | None = None, as_entitled: bool = False
+) -> Hold | None:
     """The earliest start over the job's flavors; of equal ones that of the flavor it prefers."""
-    searches = [Search(job, flavor, world) for flavor in job.request.flavors if flavor in world.profiles]
+    flavors = [flavor for flavor in job.request.flavors if flavor in world.profiles]
+    searches = [Search(job, flavor, world, as_entitled=as_entitled) for flavor in flavors]
     found = [hold for search in searches if (hold := search.earliest(until_ms=until_ms)) is not None]
     return min(found, key=lambda hold: hold.start_ms, default=None)
 

@@ -14,7 +14,7 @@ from quota.tree import WHOLE
 from scheduler.fit import Fit, NoFit, World, fits_eligible, has_room, not_eligible
 from scheduler.index import Index
 from scheduler.lines import Line, Waits, line_of
-from scheduler.model import JobId, PendingJob, ReasonCode, Reservation, Snapshot
+from scheduler.model import JobId, PendingJob, ReasonCode, Reservation, ShareClass, Snapshot
 from scheduler.order import Aging, FairShare
 from scheduler.place import Picks
 from scheduler.profile import OVERDUE_MS, Hold
@@ -209,7 +209,7 @@ class Turn:
         hold = self._take_back(job) if is_entitled and (own is None or not own.victims) else None
         is_owed = hold is not None and not hold.victims
         if is_owed or (hold is None and (own is not None or is_shield or self.may_reserve(job))):
-            hold = self._replan(job, own)
+            hold = self._replan(job, own, is_shield=is_shield)
         if hold is not None:
             self._plan(hold)
             is_other = own is not None and bool(own.victims) and own != hold
@@ -254,8 +254,12 @@ class Turn:
             self._unbought[key] = self.world.version
         return hold
 
-    def _replan(self, job: PendingJob, own: Hold | None) -> Hold | None:
-        """The start as planned before, unless an earlier one is found; at one instant plans do not change."""
+    def _replan(self, job: PendingJob, own: Hold | None, *, is_shield: bool) -> Hold | None:
+        """The start as planned before, unless an earlier one is found; at one instant plans do not change.
+
+        An aged job that shields its queue plans one at which it is entitled, if it can: what is entitled in other
+        queues takes the place of one at which it is not, as often as it comes.
+        """
         if own is not None:
             search = Search(job, own.flavor, self.world)
             kept = search.at(own.start_ms, only=own.picks)
@@ -264,11 +268,13 @@ class Turn:
             )
             if is_new:
                 return kept or own
-            if kept is not None and job.request.flavors == (own.flavor,):
-                return search.earliest(until_ms=kept.start_ms - 1) or kept
             if kept is not None:
-                return earliest(job, self.world, until_ms=kept.start_ms - 1) or kept
-        return earliest(job, self.world)
+                lasts = is_shield and kept.share_class is ShareClass.ENTITLED
+                if job.request.flavors == (own.flavor,) and not lasts:
+                    return search.earliest(until_ms=kept.start_ms - 1) or kept
+                return earliest(job, self.world, until_ms=kept.start_ms - 1, as_entitled=lasts) or kept
+        lasting = earliest(job, self.world, as_entitled=True) if is_shield else None
+        return lasting or earliest(job, self.world)
 
     def may_reserve(self, job: PendingJob) -> bool:
         """Whether the job may hold a planned start."""
