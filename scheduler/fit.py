@@ -143,7 +143,7 @@ def _kept_back(job: PendingJob, world: World) -> NoFit | None:
         found = NoFit(ReasonCode.DEPENDENCY, {"job": job.waits_for})
     elif job.begin_ms > world.at_ms:
         found = NoFit(ReasonCode.BEGIN_TIME, {"start_ms": job.begin_ms})
-    elif job.array is not None and world.of_array(job.array.id) >= job.array.cap:
+    elif job.array is not None and world.of_array(job.array.id, job.id) >= job.array.cap:
         found = NoFit(ReasonCode.ARRAY_CAP, {"array": job.array.id, "limit": job.array.cap})
     elif job.back_off_until_ms > world.at_ms:
         found = NoFit(ReasonCode.BACKOFF, {"until_ms": job.back_off_until_ms, "attempts": job.attempts})

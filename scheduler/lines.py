@@ -26,6 +26,8 @@ class Waits:
     is_free: bool = False
     is_shut_out: bool = False
     """There is no room and there will be none in this cycle: the reason in full is worked out when it is read."""
+    beside: tuple[Hold, ...] = ()
+    """The planned starts that stood at its turn, where they, or limits that they count against, keep it waiting."""
 
 
 @dataclass(slots=True)

@@ -30,7 +30,7 @@ from scheduler.order import AGED
 from scheduler.profile import Hold
 from scheduler.reasons import Reasons
 from scheduler.second_turns import second_turns
-from scheduler.spare import spare_needless
+from scheduler.spare import spare_needless, start_reclaimers
 from scheduler.turns import Turns
 
 __all__ = ["AGED", "EXPIRE_SLACK_S", "effects_digest", "make_plan", "plan_digest", "plan_to_json"]
@@ -62,6 +62,8 @@ def make_plan(snapshot: Snapshot, policy: Policy, index: Index | None = None) ->
     turns.planned()
     turns.borrowed()
     second_turns(turns)
+    while start_reclaimers(turns):
+        second_turns(turns)
     spare_needless(turns)
     return Plan(
         snapshot.at_ms,

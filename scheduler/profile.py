@@ -68,8 +68,9 @@ class Hold:
     """A planned start that stands in the way of others. `victims` are stopped for it by `start_ms`.
 
     Args:
-        is_reclaim: they got notice, so that its budget is set aside too.
+        is_reclaim: they got notice, so that its budget and its place in its array are set aside too.
         project_id: whose budget that is.
+        array_id: the array that its job belongs to.
     """
 
     job_id: JobId
@@ -85,6 +86,7 @@ class Hold:
     cpus_per_gpu: int | None = None
     memory_bytes_per_gpu: int | None = None
     project_id: UUID | None = None
+    array_id: JobId | None = None
 
 
 class Profile:

@@ -39,9 +39,10 @@ class Search:
         job: a job that cannot start now.
         flavor: one of its flavors.
         world: with every planned start that it must respect, and not its own.
+        as_entitled: only starts at which the job is entitled.
     """
 
-    def __init__(self, job: PendingJob, flavor: str, world: World) -> None:
+    def __init__(self, job: PendingJob, flavor: str, world: World, *, as_entitled: bool = False) -> None:
         self.job: Final = job
         self.world: Final = world
         self.profile: Final[Profile] = world.profiles[flavor]
@@ -49,7 +50,7 @@ class Search:
         self.queue: Final = policy_queue(world.bounds.policy, job.queue)
         self.shape: Final = world.bounds.shape(job.request, flavor)
         self.length_ms: Final = job.request.walltime_s * MS
-        self._must_be_entitled: Final = must_be_entitled(job.request, self.queue, world.bounds)
+        self._must_be_entitled: Final = as_entitled or must_be_entitled(job.request, self.queue, world.bounds)
 
     def earliest(self, *, until_ms: int | None = None, may_reclaim: bool = True) -> Hold | None:
         """The earliest start, at `until_ms` at the latest; None when there is none among MAX_INSTANTS.
@@ -131,7 +132,7 @@ class Search:
         return self.world.takeable(self.profile.flavor, self.queue)
 
     def _is_fresh(self, run: Run) -> bool:
-        """Whether it starts this very instant: nobody gets notice before he has begun."""
+        """Whether it starts this very instant: nobody gets notice before he has begun, nor another in his place."""
         return run.order[0] == self.world.at_ms
 
     def _may_have_room(self, at_ms: int) -> bool:
@@ -170,16 +171,25 @@ class Search:
             for run in self._candidates
             if run.id in borrowed and run.end_ms > at_ms and self.world.at_ms + run.grace_ms <= at_ms
         ]
-        if max((run.grace_ms for run in due), default=0) >= at_ms - self.world.at_ms:
+        victims = None
+        if any(self.world.at_ms + run.grace_ms >= at_ms for run in due):  # someone's notice would go out now
+            if any(self._is_fresh(run) for run in due):
+                later = [run for run in due if self.world.at_ms + run.grace_ms < at_ms]
+                victims = self._fewest(later, ask, only)
             due = [run for run in due if not self._is_fresh(run)]
-        victims = fewest_victims(
-            due,
-            lambda chosen: self._place(ask, chosen, only) is not None,
-            self.world.at_ms,
-        )
+        if victims is None:
+            victims = self._fewest(due, ask, only)
         if victims is None:
             return None
         return self._hold(ask, cast("Picks", self._place(ask, victims, only)), victims)
+
+    def _fewest(self, due: Sequence[Run], ask: Ask, only: Picks | None) -> tuple[Run, ...] | None:
+        """Who has to give way for the start, of these; None where all of them are not enough."""
+
+        def is_enough(chosen: Sequence[Run]) -> bool:
+            return self._place(ask, chosen, only) is not None
+
+        return fewest_victims(due, is_enough, self.world.at_ms)
 
     def reclaim(self) -> Hold | None:
         """The start that taking back buys a job that is entitled now, or one that comes no later by itself.
@@ -238,6 +248,10 @@ class Search:
         picks = self._place(ask, victims) if ask.is_entitled else None
         return None if picks is None else replace(self._hold(ask, picks, victims), is_reclaim=True)
 
+    def stated(self, at_ms: int, picks: Picks) -> Hold:
+        """A start at an instant on these nodes, whether there is room or not."""
+        return self._hold(self._ask(at_ms), picks, ())
+
     def _hold(self, ask: Ask, picks: Picks, victims: Sequence[Run]) -> Hold:
         share_class = ShareClass.ENTITLED if ask.is_entitled else ShareClass.BORROWED
         return Hold(
@@ -253,12 +267,16 @@ class Search:
             cpus_per_gpu=self.job.request.cpus_per_gpu,
             memory_bytes_per_gpu=self.job.request.memory_bytes_per_gpu,
             project_id=self.job.project_id,
+            array_id=None if self.job.array is None else self.job.array.id,
         )
 
 
-def earliest(job: PendingJob, world: World, *, until_ms: int | None = None) -> Hold | None:
+def earliest(
+    job: PendingJob, world: World, *, until_ms: int | None = None, as_entitled: bool = False
+) -> Hold | None:
     """The earliest start over the job's flavors; of equal ones that of the flavor it prefers."""
-    searches = [Search(job, flavor, world) for flavor in job.request.flavors if flavor in world.profiles]
+    flavors = [flavor for flavor in job.request.flavors if flavor in world.profiles]
+    searches = [Search(job, flavor, world, as_entitled=as_entitled) for flavor in flavors]
     found = [hold for search in searches if (hold := search.earliest(until_ms=until_ms)) is not None]
     return min(found, key=lambda hold: hold.start_ms, default=None)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from quota.policy import policy_queue
 from scheduler.fit import not_eligible
 from scheduler.lines import Line, Told, Waits
-from scheduler.model import JobId, PendingJob, ReasonCode
+from scheduler.model import PendingJob
 from scheduler.order import Key
 from scheduler.turns import Turns
 
@@ -64,7 +64,7 @@ def _second_turn(turns: Turns, job: PendingJob, alike: dict[int, tuple[int, Wait
         alike: by group, in which world the last of its kind could only wait, and why: so do those behind it.
     """
     line = turns.lines[policy_queue(turns.policy, job.queue)]
-    if line.shield is not None and line.shield.id in turns.started:
+    if line.shield is not None and _is_gone(turns, line.shield):
         line.shield = None
     is_bound = job.id in turns.world.held or turns.may_reserve(job)
     is_bound = is_bound or line.shield is not None or turns.aging.is_aged(job, line.queue)
@@ -73,16 +73,22 @@ def _second_turn(turns: Turns, job: PendingJob, alike: dict[int, tuple[int, Wait
     if known is not None and known[0] == turns.world.version and not is_bound:
         turns.wait_alike(job, known[1])
         return
+    refusal = not_eligible(job, turns.world)
+    if refusal is not None:
+        turns.wait(job, refusal)
+        return
     turns.take(job, line, is_entitled=turns.is_entitled(job))
     if not is_bound and job.id in turns.waits:
         alike[group] = (turns.world.version, turns.waits[job.id])
 
 
 def _is_freed(turns: Turns, waits: Waits) -> bool:
-    """Whether what kept the job from starting is there no more."""
+    """Whether what kept the job from starting is there no more, or not as it was."""
     if waits.shield is not None:
-        return waits.shield.id in turns.started
-    if waits.refusal.reason is not ReasonCode.RESERVED_FOR or "window" in waits.refusal.numbers:
-        return False
-    ahead = turns.world.held.get(JobId(int(waits.refusal.numbers["job"])))
-    return ahead is None or ahead.start_ms != waits.refusal.numbers["start_ms"]
+        return _is_gone(turns, waits.shield)
+    return any(turns.world.held.get(hold.job_id) != hold for hold in waits.beside)
+
+
+def _is_gone(turns: Turns, shield: PendingJob) -> bool:
+    """Whether an aged job shields its queue no more: it started, or a start left it no budget or place in its array."""
+    return shield.id in turns.started or not_eligible(shield, turns.world) is not None

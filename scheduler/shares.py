@@ -53,6 +53,7 @@ class Shares:
         self.at_ms: Final = at_ms
         self.holds: Final[dict[JobId, Hold]] = {}
         self._entitled: Final[dict[str, dict[JobId, Hold]]] = {}
+        self._borrowed: Final[dict[str, dict[JobId, Hold]]] = {}
         self._spans: Final[dict[str, dict[tuple[int, int], dict[JobId, int]]]] = {}
         self._span_gpus: Final[dict[str, Counter[tuple[int, int]]]] = {}
         self._planned_so_far = 0
@@ -66,7 +67,9 @@ class Shares:
     def hold(self, hold: Hold) -> None:
         """A planned start stands from now on."""
         self.holds[hold.job_id] = hold
-        if hold.share_class is ShareClass.ENTITLED:
+        if hold.share_class is ShareClass.BORROWED:
+            self._borrowed.setdefault(hold.queue, {})[hold.job_id] = hold
+        else:
             self._entitled.setdefault(hold.queue, {})[hold.job_id] = hold
             spans = self._spans.setdefault(hold.queue, {})
             self._span_gpus.setdefault(hold.queue, Counter())[hold.start_ms, hold.end_ms] += hold.gpus
@@ -77,7 +80,9 @@ class Shares:
     def release(self, hold: Hold) -> None:
         """A planned start stands no more."""
         del self.holds[hold.job_id]
-        if hold.share_class is ShareClass.ENTITLED:
+        if hold.share_class is ShareClass.BORROWED:
+            del self._borrowed[hold.queue][hold.job_id]
+        else:
             del self._entitled[hold.queue][hold.job_id]
             spans, span = self._spans[hold.queue], (hold.start_ms, hold.end_ms)
             self._span_gpus[hold.queue][span] -= hold.gpus
@@ -139,8 +144,23 @@ class Shares:
         return self.tree.nominal.get(queue, 0) - self.charged(queue, self.at_ms)[0]
 
     def class_at(self, queue: str, gpus: int, at_ms: int) -> ShareClass:
-        """Class of a job that would start at an instant, planned starts of its queue going before it."""
-        return ShareClass.ENTITLED if gpus <= self.left_at(queue, at_ms) else ShareClass.BORROWED
+        """Class of a job that would start at an instant, planned starts of its queue going before it.
+
+        Also those that are borrowed at their start and run within the nominal by then, as what they wait for ends.
+        """
+        left = self.left_at(queue, at_ms)
+        if gpus <= left:
+            left -= self._promoted(queue, left, at_ms)
+        return ShareClass.ENTITLED if gpus <= left else ShareClass.BORROWED
+
+    def _promoted(self, queue: str, left: int, at_ms: int) -> int:
+        """GPUs of the queue's planned starts that are borrowed when they begin and no more at an instant. O(holds)."""
+        holds = self._borrowed.get(queue, {}).values()
+        found = 0
+        for hold in sorted(holds, key=lambda hold: (hold.start_ms, hold.job_id)):
+            if hold.start_ms < at_ms < hold.end_ms and found + hold.gpus <= left:
+                found += hold.gpus
+        return found
 
     def left_at(self, queue: str, at_ms: int) -> int:
         """GPUs of the queue's nominal that what runs and is planned leaves at an instant. O(runs + holds)."""

@@ -12,14 +12,19 @@ from scheduler.reserve import Search
 from scheduler.turns import Turns
 
 
+def start_reclaimers(turns: Turns) -> bool:
+    """Start who took GPUs back in this cycle and can start now after all; whether anyone did."""
+    starts = len(turns.starts)
+    for job_id in dict.fromkeys(turns.reclaims):
+        _start_now(turns, job_id)
+    return len(turns.starts) > starts
+
+
 def spare_needless(turns: Turns) -> None:
     """Spare every victim of this cycle that no planned start needs, the most lost work first.
 
-    Who can start now after all, as what stood before it went elsewhere, does. Other starts stay when they were
-    planned. O(victims x planned starts).
+    Starts stay when they were planned. O(victims x planned starts).
     """
-    for job_id in dict.fromkeys(turns.reclaims):
-        _start_now(turns, job_id)
     world = turns.world
     victims = [
         (-world.profiles[hold.flavor].runs[victim].lost(world.at_ms), victim, hold.job_id)

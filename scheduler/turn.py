@@ -13,7 +13,7 @@ from quota.policy import policy_queue
 from scheduler.fit import Fit, NoFit, World, fits_eligible, has_room, not_eligible
 from scheduler.index import Index
 from scheduler.lines import Line, Waits, line_of
-from scheduler.model import JobId, PendingJob, ReasonCode, Reservation, Snapshot
+from scheduler.model import JobId, PendingJob, ReasonCode, Reservation, ShareClass, Snapshot
 from scheduler.order import Aging, FairShare
 from scheduler.place import Picks
 from scheduler.profile import OVERDUE_MS, Hold
@@ -31,6 +31,11 @@ ROOM_REASONS: Final = frozenset(
     }
 )
 """Refusals that time can mend: another job's end, or that of a window."""
+BY_PLANNED: Final = frozenset({ReasonCode.QUEUE_LIMIT, ReasonCode.BORROWING_LIMIT, ReasonCode.RESERVED_FOR})
+"""Refusals that a planned start may have brought about: by its GPUs, or as it counts against a limit."""
+
+RESTORE_ROUNDS: Final = 4
+"""Times that planned starts are put back in one go: each settles whose room the others have to leave."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,6 +85,7 @@ class Turn:
         self.reclaims: Final[list[JobId]] = []
         self._refused: Final[dict[int, tuple[int, NoFit]]] = {}
         self._unbought: Final[dict[int, int]] = {}
+        self._beside: tuple[int, tuple[Hold, ...]] = (-1, ())
         self.is_surplus = False
         """Whether only work that is not entitled is left to have its turn."""
         self._borrowers: Final = {
@@ -110,6 +116,47 @@ class Turn:
     def kept_starts(self) -> list[Reservation]:
         """Planned starts that stand from before, in the order of their instants."""
         return sorted(self.standing.values(), key=lambda kept: (kept.start_ms, kept.job_id))
+
+    def restore_all(self, kept: list[Reservation]) -> None:
+        """Put planned starts back as they are given, and those that find no place then once more.
+
+        One may stand on what another takes back, though that one could spare it were it alone. So if some are lost,
+        the others are put back around these, and it stays so if none is lost then.
+        """
+        lost: list[Reservation] = []
+        for _ in range(RESTORE_ROUNDS):
+            others = [one for one in kept if one not in lost]
+            more = self._restore_in_turn(others)
+            if not more:
+                self.release_all(lost)
+                if not self._restore_in_turn(lost):
+                    return
+                break
+            lost += more
+            self.release_all(kept)
+            for one in lost:
+                self._insist(one)
+        self.release_all(kept)
+        self._restore_in_turn(kept)
+
+    def _restore_in_turn(self, kept: list[Reservation]) -> list[Reservation]:
+        """Put planned starts back, twice those that find no place at first; which are lost all the same."""
+        for one in (*kept, *kept):
+            if one.job_id not in self.world.held:
+                self.restore(one)
+        return [one for one in kept if one.job_id not in self.world.held]
+
+    def release_all(self, kept: list[Reservation]) -> None:
+        """Planned starts that stand no more, for now."""
+        for one in kept:
+            self.world.release(one.job_id)
+
+    def _insist(self, kept: Reservation) -> None:
+        """Put a planned start on its nodes, room or not: others make room for it if they can."""
+        picks = self._picks(kept)
+        if picks is not None:
+            search = Search(self.jobs[kept.job_id], kept.flavor, self.world)
+            self.world.hold(search.stated(max(kept.start_ms, self.world.at_ms), picks))
 
     def restore(self, kept: Reservation) -> None:
         """Put a planned start back on its nodes if it can still be."""
@@ -159,9 +206,13 @@ class Turn:
         hold = self._take_back(job) if is_entitled and (own is None or not own.victims) else None
         is_owed = hold is not None and not hold.victims
         if is_owed or (hold is None and (own is not None or is_shield or self.may_reserve(job))):
-            hold = self._replan(job, own)
+            hold = self._replan(job, own, is_shield=is_shield)
         if hold is not None:
             self._plan(hold)
+            is_other = own is not None and bool(own.victims) and own != hold
+            if own is not None and is_other and not self.world.is_sound(own.flavor):
+                self.world.release(job.id)  # other planned starts stand on what its victims would have freed
+                self._plan(own)
 
     def shield_of(self, job: PendingJob, line: Line) -> PendingJob | None:
         """The aged job of the queue that the job must not overtake."""
@@ -200,21 +251,27 @@ class Turn:
             self._unbought[key] = self.world.version
         return hold
 
-    def _replan(self, job: PendingJob, own: Hold | None) -> Hold | None:
-        """The start as planned before, unless an earlier one is found; at one instant plans do not change."""
+    def _replan(self, job: PendingJob, own: Hold | None, *, is_shield: bool) -> Hold | None:
+        """The start as planned before, unless an earlier one is found; at one instant plans do not change.
+
+        An aged job that shields its queue plans one at which it is entitled, if it can: what is entitled in other
+        queues takes the place of one at which it is not, as often as it comes.
+        """
         if own is not None:
             search = Search(job, own.flavor, self.world)
             kept = search.at(own.start_ms, only=own.picks)
             is_new = (
                 self.standing[job.id].planned_ms == self.world.at_ms if job.id in self.standing else False
             )
-            if kept is not None and is_new:
-                return kept
-            if kept is not None and job.request.flavors == (own.flavor,):
-                return search.earliest(until_ms=kept.start_ms - 1) or kept
+            if is_new:
+                return kept or own
             if kept is not None:
-                return earliest(job, self.world, until_ms=kept.start_ms - 1) or kept
-        return earliest(job, self.world)
+                lasts = is_shield and kept.share_class is ShareClass.ENTITLED
+                if job.request.flavors == (own.flavor,) and not lasts:
+                    return search.earliest(until_ms=kept.start_ms - 1) or kept
+                return earliest(job, self.world, until_ms=kept.start_ms - 1, as_entitled=lasts) or kept
+        lasting = earliest(job, self.world, as_entitled=True) if is_shield else None
+        return lasting or earliest(job, self.world)
 
     def may_reserve(self, job: PendingJob) -> bool:
         """Whether the job may hold a planned start."""
@@ -271,7 +328,16 @@ class Turn:
         """The job waits, and this is why."""
         self.decided.add(job.id)
         is_free = refusal.reason not in ROOM_REASONS or has_room(job.request, self.world)
-        self.waits[job.id] = Waits(job, refusal, is_entitled, shield, is_free=is_free)
+        # With several flavors the refusal told is the nearest to a start: another may be a planned start's.
+        by_planned = BY_PLANNED if len(job.request.flavors) == 1 else ROOM_REASONS
+        beside = self._held_now() if refusal.reason in by_planned else ()
+        self.waits[job.id] = Waits(job, refusal, is_entitled, shield, is_free=is_free, beside=beside)
+
+    def _held_now(self) -> tuple[Hold, ...]:
+        """The planned starts that stand; one object for all that ask in the same world."""
+        if self._beside[0] != self.world.version:
+            self._beside = (self.world.version, tuple(self.world.held.values()))
+        return self._beside[1]
 
     def wait_alike(self, job: PendingJob, waits: Waits) -> None:
         """The job waits for the same reason as one of its kind."""

@@ -44,20 +44,23 @@ class Turns(Turn):
         fixed = [
             kept for kept in self.kept_starts() if kept.is_reclaim or kept.planned_ms == self.world.at_ms
         ]
-        for kept in fixed:
-            self.restore(kept)
-        for kept in fixed:
-            if kept.is_reclaim:
-                self._decide_fixed(self.jobs[kept.job_id])
+        self.restore_all(fixed)
+        reclaims = [kept for kept in fixed if kept.is_reclaim]
+        noticed = {attempt.reclaimed_by for attempt in self.snapshot.live} if reclaims else set()
+        for kept in reclaims:
+            self._decide_fixed(self.jobs[kept.job_id], has_victims=kept.job_id in noticed)
 
-    def _decide_fixed(self, job: PendingJob) -> None:
-        """A job that GPUs were taken back for starts on exactly these, and nowhere else."""
+    def _decide_fixed(self, job: PendingJob, *, has_victims: bool) -> None:
+        """A job that GPUs were taken back for starts on exactly these, and nowhere else.
+
+        Not while its victims run: GPUs of its place that are free before may be another's until its start.
+        """
         hold = self.world.release(job.id)
         if hold is None:
             self.standing.pop(job.id)  # its nodes are gone: it looks for others at its turn
             return
         rooms = self.world.free.of_flavor(hold.flavor)
-        if all(rooms.free[node] >= gpus for node, gpus in hold.picks):
+        if not has_victims and all(rooms.free[node] >= gpus for node, gpus in hold.picks):
             slots = self.world.free.slots(rooms.named(hold.picks))
             found = fits_eligible(job, self.world, slots=slots)
             if isinstance(found, Fit):
@@ -203,11 +206,23 @@ class Turns(Turn):
 
     def _hold_ahead(self, line: Line, job: PendingJob, before: Hold | None) -> None:
         """The planned start of a passed job as it was, or anew where others took its place."""
-        hold = before or earliest(job, self.world)
+        hold = before or self._earliest_beside_all(job)
         line.ahead.pop(job.id, None)
         if hold is not None:
             self.world.hold(hold)
             line.ahead[job.id] = hold
+
+    def _earliest_beside_all(self, job: PendingJob) -> Hold | None:
+        """The earliest start beside every planned start that stands: who is not entitled puts none of them off."""
+        standing = [
+            kept
+            for kept in self.kept_starts()
+            if kept.job_id not in self.decided | {job.id} and kept.job_id not in self.world.held
+        ]
+        self.restore_all(standing)
+        hold = earliest(job, self.world)
+        self.release_all(standing)
+        return hold
 
     # Step 2: planned starts go before work that is not entitled now; then everyone else.
 
@@ -215,9 +230,7 @@ class Turns(Turn):
         """Starts that stand from before, in the order of their instants."""
         self.is_surplus = True
         left = [kept for kept in self.kept_starts() if kept.job_id not in self.decided]
-        for kept in left:
-            if kept.job_id not in self.world.held:
-                self.restore(kept)
+        self.restore_all([kept for kept in left if kept.job_id not in self.world.held])
         for kept in left:
             job = self.jobs[kept.job_id]
             line = self.lines.get(policy_queue(self.policy, job.queue))

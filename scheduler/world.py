@@ -205,15 +205,28 @@ class World:
         aside_of, aside_s = self._aside.get(job_id, (None, 0)) if job_id is not None else (None, 0)
         return self._claimed_s.get(grant_id, 0) - (aside_s if aside_of == grant_id else 0)
 
-    def of_array(self, array_id: JobId) -> int:
-        """Jobs of the array that hold GPUs."""
-        return self._arrays()[array_id]
+    def of_array(self, array_id: JobId, job_id: JobId | None = None) -> int:
+        """Jobs of the array that hold GPUs, or that GPUs are being taken back for.
+
+        Args:
+            array_id: the array.
+            job_id: whose own place does not count.
+        """
+        own = None if job_id is None else self.held.get(job_id)
+        is_own = own is not None and own.is_reclaim and own.array_id == array_id
+        return self._arrays()[array_id] - is_own
 
     def _arrays(self) -> Counter[JobId]:
-        """Jobs that hold GPUs by array; counted when first asked about, as most cycles have none."""
+        """Places taken in each array; counted when first asked about, as most cycles have none."""
         if self._of_array is None:
             self._of_array = Counter(live.array_id for live in self._live if live.array_id is not None)
+            reclaims = (hold.array_id for hold in self.held.values() if hold.is_reclaim)
+            self._of_array.update(array_id for array_id in reclaims if array_id is not None)
         return self._of_array
+
+    def _count_array(self, array_id: JobId | None, change: int = 1) -> None:
+        if array_id is not None and self._of_array is not None:
+            self._of_array[array_id] += change
 
     def start(self, job: PendingJob, fit: Fit) -> Run:
         """The job starts: its GPUs, quota and claim are gone for those behind it.
@@ -267,6 +280,8 @@ class World:
         self.held[hold.job_id] = hold
         if hold.is_reclaim and hold.project_id is not None:
             self._set_aside(hold, hold.project_id)
+        if hold.is_reclaim:
+            self._count_array(hold.array_id)
         for victim in hold.victims:
             shares.ends_anew(profile.runs[victim], hold.start_ms)
         if hold.victims:
@@ -281,6 +296,8 @@ class World:
             grant_id, aside_s = self._aside.pop(job_id, (None, 0))
             if grant_id is not None:
                 self._claimed_s[grant_id] -= aside_s
+            if hold.is_reclaim:
+                self._count_array(hold.array_id, -1)
             self._forget_beside(hold)
             profile, shares = self.profiles[hold.flavor], self.shares_of(hold.flavor)
             profile.release(job_id)

@@ -104,7 +104,8 @@ class Cluster:
     def apply(self, plan):
         graces = {node.path: node.grace_s for node in self.policy.tree}
         starts = [entry for entry in plan.entries if isinstance(entry, Admit)]
-        for number, entry in enumerate(starts):
+        since = [found.admitted_seq for found in self.live.values() if found.admitted_ms == self.at_ms]
+        for number, entry in enumerate(starts, start=max(since, default=0)):
             job = self.pending.pop(entry.job_id)
             queue = policy_queue(self.policy, job.queue)
             attempt_id = f"{job.id}-{job.attempts + 1}"

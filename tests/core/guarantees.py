@@ -49,7 +49,8 @@ def keep(world, kept, job, queue):
         end_ms = start_ms + job.request.walltime_s * MS
         picks = tuple((rooms.index[node], gpus) for node, gpus in kept.place)
         hold = Hold(job.id, queue, kept.flavor, job.request.gpus, start_ms, end_ms, picks, kept.share_class)
-        world.hold(replace(hold, is_reclaim=kept.is_reclaim, project_id=job.project_id))
+        array_id = None if job.array is None else job.array.id
+        world.hold(replace(hold, is_reclaim=kept.is_reclaim, project_id=job.project_id, array_id=array_id))
 
 
 def denied(snapshot, policy):
@@ -108,7 +109,7 @@ def overtaken(snapshot, policy, plan):
 def put_off(snapshot, policy, plan):
     """Planned starts that come later than before, or are gone, though no entitled work took their place.
 
-    Only entitled work may: a start of this cycle, or a planned one. A job that another start left without budget or a
+    Only entitled work may: a start of this cycle, or a planned one of a job that is entitled now. A job that another start left without budget or a
     place in its array has no planned start any more.
     """
     told = {entry.job_id: entry for entry in plan.entries if isinstance(entry, Reserve)}
@@ -117,10 +118,15 @@ def put_off(snapshot, policy, plan):
     world = world_of(snapshot, policy)
     lost = {entry.job_id for entry in plan.entries if isinstance(entry, Wait) and entry.reason in LOST}
     waiting = {job.id for job in snapshot.pending if job.id not in lost and not_eligible(job, world) is None}
+    jobs = {job.id: job for job in snapshot.pending}
+
+    def is_entitled(job):
+        pools = [world.shares_of(flavor) for flavor in job.request.flavors if flavor in world.profiles]
+        queue = policy_queue(policy, job.queue)
+        return any(shares.class_now(queue, job.request.gpus) is ShareClass.ENTITLED for shares in pools)
+
     is_moved_by = any(entry.share_class is ShareClass.ENTITLED for entry in started.values()) or any(
-        entry.share_class is ShareClass.ENTITLED
-        and (job_id not in before or before[job_id].start_ms != entry.start_ms)
-        for job_id, entry in told.items()
+        is_entitled(jobs[job_id]) for job_id in told
     )
     if is_moved_by:
         return set()

@@ -8,7 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from quota.policy import parse_policy
@@ -202,6 +202,9 @@ def test_no_borrower_denies_a_guarantee_longer_than_its_grace(cluster, data):
     st.lists(st.sampled_from([1, 3, 5, 10, 30]), min_size=5, max_size=40),
     st.booleans(),
 )
+@example(
+    [4, 8], 0, [3, 30, 10, 5, 30, 3, 1, 5], True
+)  # an entitled job of "r" took the place of a borrowed start
 def test_a_gang_of_the_whole_nominal_lands_under_an_endless_flood(sizes, reservations, walls, is_shared):
     """Not later than its age, the longest walltime and a cycle after it came; nothing of its queue overtakes it then."""
     total = sum(sizes)

@@ -9,9 +9,13 @@ import pytest
 from scheduler.fit import NoFit
 from scheduler.index import Index
 from scheduler.lines import Waits
-from scheduler.model import JobId, ReasonCode
+from scheduler.model import JobId, ReasonCode, ShareClass
+from scheduler.profile import Hold
 from scheduler.second_turns import _untell
 from scheduler.turns import Turns
+
+HOLD = Hold(JobId(99), "q", "h200", 8, 5, 6, ((0, 8),), ShareClass.ENTITLED)
+"""A planned start that does not stand."""
 
 
 @pytest.mark.parametrize("is_known", [False, True])
@@ -26,7 +30,7 @@ def test_like_jobs_are_told_one_by_one_in_the_order_of_their_queue(build, is_kno
     line.walk_all()
     gone = NoFit(ReasonCode.RESERVED_FOR, {"job": 99, "start_ms": 5})
     for walk in line.walks:
-        walk.tell(len(walk.jobs), Waits(walk.job, gone))
+        walk.tell(len(walk.jobs), Waits(walk.job, gone, beside=(HOLD,)))
     _untell(turns, line)
     assert list(turns.waits) == [JobId(number) for number in range(1, 7)]
     assert [waits.job.id for waits in turns.waits.values()] == list(range(1, 7))

@@ -81,6 +81,55 @@ def test_an_array_starts_no_more_than_its_cap_in_one_cycle(build):
     assert {reason for reason, _ in reasons(plan).values()} == {ReasonCode.ARRAY_CAP}
 
 
+def test_a_job_that_gpus_are_taken_back_for_has_its_place_in_its_array(build):
+    """Its sibling neither takes back too nor starts, though there is room for it; nor once the notice is out."""
+    tree = {"q": {"nominal": 8}, "r": {"nominal": 8}, "x": {"nominal": 0}}
+    live = [
+        build.live(8 + node, " ".join(f"n{node}:{gpu}" for gpu in range(8)), "x", wall_s=90_000, grace_s=120)
+        for node in range(2)
+    ]
+    array = Array(JobId(1), 1)
+    jobs = [
+        build.job(1, 8, "q", nodes=1, age_s=90, array=array),
+        build.job(2, 8, "r", nodes=1, array=array),
+        build.job(3, 2, "q", array=array),
+        build.job(4, 2, "r"),
+    ]
+    snapshot = build.snapshot(build.nodes(8, 8, 4), jobs, live)
+    plan = make_plan(snapshot, build.policy(tree))
+    assert [(entry.attempt_id, entry.for_job) for entry in kinds(plan, Preempt)] == [("8-1", 1)]
+    assert [entry.job_id for entry in kinds(plan, Admit)] == [4]
+    capped = (ReasonCode.ARRAY_CAP, {"array": 1, "limit": 1})
+    assert {job_id: reasons(plan)[job_id] for job_id in (2, 3)} == {2: capped, 3: capped}
+    (told,) = kinds(plan, Reserve)
+    kept = Reservation(
+        JobId(1), told.start_ms, told.place, "h200", ShareClass.ENTITLED, build.now_ms - 1, is_reclaim=True
+    )
+    noticed = [replace(live[0], reclaimed_by=JobId(1), stop_ms=told.start_ms), live[1]]
+    later = replace(snapshot, pending=tuple(jobs[:3]), live=tuple(noticed), reservations=(kept,))
+    plan = make_plan(later, build.policy(tree))
+    assert kinds(plan, Admit) + kinds(plan, Preempt) == []
+    assert {job_id: reasons(plan)[job_id] for job_id in (2, 3)} == {2: capped, 3: capped}
+    freed = make_plan(replace(later, live=(live[1],)), build.policy(tree))
+    assert [entry.job_id for entry in kinds(freed, Admit)] == [1]
+
+
+def test_a_second_turn_starts_no_more_of_an_array_than_its_cap(build):
+    """Both wait for the aged job's place in its own array, which the first start takes: then one of them may start."""
+    array = Array(JobId(1), 1)
+    aged = build.job(1, 8, "c", age_s=8 * 86_400, array=Array(JobId(7), 1))
+    jobs = [
+        aged,
+        build.job(2, 2, "b", wall_s=300, age_s=90, array=Array(JobId(7), 1)),
+        build.job(3, 1, "c", age_s=60, array=array),
+        build.job(4, 1, "c", age_s=50, array=array),
+    ]
+    tree = {"b": {"nominal": 4}, "c": {"nominal": 8}}
+    plan = make_plan(build.snapshot(build.nodes(8, 4), jobs), build.policy(tree, start_reservations=0))
+    assert {entry.job_id for entry in kinds(plan, Admit)} == {2, 3}
+    assert reasons(plan)[4] == (ReasonCode.ARRAY_CAP, {"array": 1, "limit": 1})
+
+
 def window(build, kind, *, nodes="n0", begin=60, end=120, projects=()):
     return Window(
         "w1",
