@@ -328,8 +328,10 @@ class Turn:
         """The job waits, and this is why."""
         self.decided.add(job.id)
         is_free = refusal.reason not in ROOM_REASONS or has_room(job.request, self.world)
-        # With several flavors the refusal told is the nearest to a start: another may be a planned start's.
-        by_planned = BY_PLANNED if len(job.request.flavors) == 1 else ROOM_REASONS
+        # With several flavors the refusal told is the nearest to a start: another may be a planned start's. And one
+        # that is entitled may have taken nothing back for a planned start in its way.
+        is_told = len(job.request.flavors) == 1 and not is_entitled
+        by_planned = BY_PLANNED if is_told else ROOM_REASONS
         beside = self._held_now() if refusal.reason in by_planned else ()
         self.waits[job.id] = Waits(job, refusal, is_entitled, shield, is_free=is_free, beside=beside)
 

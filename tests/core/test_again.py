@@ -212,6 +212,21 @@ def test_who_starts_after_all_makes_others_look_again(build):
     assert (starts, planned) == ([small], {first: 2, second: 2})
 
 
+def test_who_takes_nothing_back_for_a_planned_start_that_is_given_up_takes_back_then(build):
+    """The head loses its place in its array to a start of another queue: the room that it was told is the owner's."""
+    tree = {"a": {"nominal": 4}, "b": {"nominal": 4}, "x": {"nominal": 0}}
+    cluster = Cluster(build.policy(tree, **FOR_ALL), [4, 4])
+    run(cluster, "x", "n0:2 n1:2", 38)
+    array = Array(JobId(2), 1)
+    head = cluster.submit(8, "a", 10, is_expedited=True, array=array)
+    stands(cluster, head, 38, "n0:4 n1:4")
+    owner = cluster.submit(4, "a", 60, nodes=1)
+    sibling = cluster.submit(1, "b", 10, array=array)
+    starts, planned, reasons = settled(cluster)
+    assert (starts, list(planned)) == ([sibling], [owner])
+    assert reasons == {head: ReasonCode.ARRAY_CAP, owner: ReasonCode.RECLAIMING}
+
+
 def test_nobody_gets_notice_in_place_of_one_that_has_just_begun(build):
     """Those who start over a planned start can have their notice later; the other's would have to go now."""
     tree = {"a": {"nominal": 3}, "b": {"nominal": 1}, "c": {"nominal": 2}, "x": {"nominal": 0}}
