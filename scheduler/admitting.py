@@ -14,7 +14,7 @@ from functools import cached_property
 from typing import Final
 
 import psycopg
-from sqlalchemy import text
+from sqlalchemy import ARRAY, BigInteger, ColumnElement, any_, literal, select, update
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
@@ -28,7 +28,7 @@ from scheduler.fields import Fields
 from scheduler.known import Known
 from scheduler.model import Admit, AttemptId, JobId, JobState, PendingJob, ReasonCode, Snapshot
 from scheduler.rows import attempt_fields, new_rank
-from scheduler.tables import AllocationRow, AttemptRow
+from scheduler.tables import AllocationRow, AttemptRow, JobRow
 from scheduler.warm import Warm
 from scheduler.world import is_same_world
 from store import clock, journal, lease
@@ -40,16 +40,6 @@ GPU_TAKEN: Final = "GPU_TAKEN"
 """Why an entry is rejected: the database says that a GPU of it is held."""
 GRANT_CHANGED: Final = "GRANT_CHANGED"
 """Why an entry is rejected: another grant would have to pay than the planned one."""
-
-_LOCK: Final = text("""
-SELECT id FROM jobs WHERE id = ANY(CAST(:job_ids AS bigint[])) AND state = 'PENDING' ORDER BY id FOR UPDATE
-""")
-_ADMIT: Final = text("""
-UPDATE jobs SET state = 'ADMITTED', attempts = :attempts,
-  reason = NULL, reason_numbers = NULL, back_off_until = NULL, reservation = NULL
-WHERE id = ANY(CAST(:job_ids AS bigint[]))
-""")
-"""One array instead of a parameter for each job: to write and to parse those took longer than to run the statement."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -161,7 +151,18 @@ def _is_as_planned(entries: Sequence[Admit], seen: Snapshot | None, now: Snapsho
 
 def _lock(session: Session, job_ids: Sequence[JobId]) -> frozenset[JobId]:
     """Lock the jobs that still wait, in the order of their ids, as everywhere."""
-    return frozenset(map(JobId, session.scalars(_LOCK, {"job_ids": list(job_ids)})))
+    statement = (
+        select(JobRow.id)
+        .where(_is_one_of(job_ids), JobRow.state == JobState.PENDING.value)
+        .order_by(JobRow.id)
+        .with_for_update()
+    )
+    return frozenset(map(JobId, session.scalars(statement)))
+
+
+def _is_one_of(job_ids: Sequence[int]) -> ColumnElement[bool]:
+    """One array instead of a parameter each: to write and parse those took longer than to run the statement."""
+    return JobRow.id == any_(literal(list(job_ids), ARRAY(BigInteger)))
 
 
 def _check(entry: Admit, job: PendingJob | None, world: fit.World | None) -> fit.Fit | Rejected | None:
@@ -226,7 +227,19 @@ def _write(session: Session, made: Sequence[tuple[Fields, AttemptRow]], at: date
         count = changed["attempts"]
         by_count.setdefault(count if isinstance(count, int) else 0, []).append(attempt.job_id)
     for count, job_ids in by_count.items():
-        session.execute(_ADMIT, {"attempts": count, "job_ids": job_ids})
+        session.execute(
+            update(JobRow)
+            .where(_is_one_of(job_ids))
+            .values(
+                state=JobState.ADMITTED.value,
+                attempts=count,
+                reason=None,
+                reason_numbers=None,
+                back_off_until=None,
+                reservation=None,
+            )
+            .execution_options(synchronize_session=False)
+        )
     insert_all(session, attempts)
     insert_all(
         session,

@@ -339,8 +339,12 @@ def live_attempt(
     attempt: Mapping[str, object],
     ranks: Sequence[Fields],
     standing: Standing,
+    request: Request | None = None,
 ) -> LiveAttempt:
-    """An attempt that holds GPUs as the plan reads it, from its fields, its job's, its ranks and the acts."""
+    """An attempt that holds GPUs as the plan reads it, from its fields, its job's, its ranks and the acts.
+
+    A request that was made of the job's fields before, by `request_of`, spares making it anew.
+    """
     job_id = integer(attempt["job_id"])
     reclaimed_by = optional_integer(attempt["reclaimed_by"])
     return LiveAttempt(
@@ -348,7 +352,7 @@ def live_attempt(
         job_id=JobId(job_id),
         project_id=project_of(str(job["project_id"])),
         queue=str(job["queue"]),
-        request=request_of(job),
+        request=request_of(job) if request is None else request,
         slots=slots_of(ranks),
         state=JobState(str(attempt["state"])),
         admitted_ms=integer(attempt["admitted_ms"]),

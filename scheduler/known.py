@@ -38,6 +38,7 @@ from scheduler.model import (
     LiveAttempt,
     Node,
     PendingJob,
+    Request,
     Reservation,
     Snapshot,
 )
@@ -94,6 +95,8 @@ class Known:
         self._reservations: Final[dict[JobId, Reservation]] = {}
         self._live: Final[dict[AttemptId, LiveAttempt]] = {}
         self._live_ids: list[AttemptId] = []
+        self._requests: Final[dict[int, Request]] = {}
+        """Of jobs that wait no more since the last snapshot: their attempts ask for the same."""
         self._undispatched: Final[set[AttemptId]] = set()
         self._grants: Final[dict[GrantId, GrantView]] = {}
         self._nodes: tuple[Node, ...] = ()
@@ -216,6 +219,7 @@ class Known:
             self._grants[grant_id] = grant_view(state.books.grants[grant_id])
         self._follow_jobs(changed)
         self._changed = _Changed(has_nodes=False, is_all=False)
+        self._requests.clear()
         admitted = ((queue, flavor, gpus) for (queue, flavor), gpus in self._admitted.items())
         usage = usage_of(state.usage, admitted, policy)
         return Snapshot(
@@ -269,7 +273,10 @@ class Known:
         state = str(fields["state"])
         if state == JobState.PENDING.value:
             return self._follow_waiting(name, fields), ()
-        is_changed = self._pending.pop(name, None) is not None
+        waited = self._pending.pop(name, None)
+        is_changed = waited is not None
+        if waited is not None and not waited.request.is_entitled_only:
+            self._requests[job_id] = waited.request
         self._reservations.pop(name, None)
         self._untold.pop(name, None)
         if state not in _FINAL:
@@ -341,8 +348,10 @@ class Known:
         else:
             self._undispatched.discard(name)
         ranks = cast("list[Fields]", attempt["ranks"])
-        found = live_attempt(name, job, attempt, ranks, self._standing)
-        if self._live.get(name) == found:
+        before = self._live.get(name)
+        asked = self._requests.get(integer(attempt["job_id"])) if before is None else before.request
+        found = live_attempt(name, job, attempt, ranks, self._standing, asked)
+        if before == found:
             return False
         self._live[name] = found
         return True

@@ -114,6 +114,8 @@ class FairShare:
         self._below: Final = tree.below
         self._priorities: Final = priorities
         self._keys: Final[dict[str, tuple[int, int, str]]] = {}
+        self._asked: frozenset[str] = frozenset()
+        self._on_way: set[str] = set()
         self._used: Final[dict[str, int]] = {}
         self._times: Final[dict[str, int]] = {}
         for children in tree.below.values():
@@ -132,10 +134,12 @@ class FairShare:
         """Which of these queues goes first, at least one given. O(queues x depth + children on the way)."""
         if ROOT not in self._below:
             return min(queues)  # nothing is in service
-        waiting = {node for queue in queues for node in ancestors(queue)}
+        asked = frozenset(queues)
+        if asked != self._asked:
+            self._asked, self._on_way = asked, {node for queue in asked for node in ancestors(queue)}
         node = ROOT
         while node in self._below:
-            node = min((child for child in self._below[node] if child in waiting), key=self._key)
+            node = min((child for child in self._below[node] if child in self._on_way), key=self._key)
         return node
 
     def _key(self, node: str) -> tuple[int, int, str]:

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable
 from datetime import datetime
 
-from sqlalchemy import select, text
+from sqlalchemy import func, select, text
+from sqlalchemy.dialects.postgresql import aggregate_order_by
 from sqlalchemy.orm import Session
 
 from quota import service as quota
@@ -94,16 +95,14 @@ def load_inventory(session: Session, at: datetime) -> Snapshot:
 
 def load_nodes(session: Session) -> tuple[Node, ...]:
     """Read the inventory, by name, each node's GPUs in index order."""
-    gpus: dict[str, list[str]] = {}
-    for gpu in session.execute(
-        select(GpuRow.node, GpuRow.uuid).where(GpuRow.is_present).order_by(GpuRow.node, GpuRow.index)
-    ):
-        gpus.setdefault(gpu.node, []).append(gpu.uuid)
+    in_order = aggregate_order_by(GpuRow.uuid, GpuRow.index)
+    present = select(GpuRow.node, func.array_agg(in_order)).where(GpuRow.is_present).group_by(GpuRow.node)
+    gpus = {node: tuple(uuids) for node, uuids in session.execute(present)}
     found = [
         Node(
             name=row.name,
             flavor=row.flavor,
-            gpu_uuids=tuple(gpus.get(row.name, ())),
+            gpu_uuids=gpus.get(row.name, ()),
             state=NodeState(row.state),
             is_simulated=row.is_simulated,
             labels=tuple(sorted(row.labels.items())),

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Final
 from uuid import UUID
 
-from sqlalchemy import func, select
+from sqlalchemy import ARRAY, Uuid, any_, func, literal, select
 from sqlalchemy.orm import Session
 
 from quota import ledger
@@ -17,9 +17,9 @@ from quota.model import Grant, Policy, QuotaNode
 from quota.policy import policy_queue
 from scheduler import fit
 from scheduler.asked import JobRefusedError, Submission, check_texts
-from scheduler.book import Book
 from scheduler.inventory import bounds_of
 from scheduler.model import JobState, ReasonCode
+from scheduler.rows import job_fields
 from scheduler.tables import BundleRow, JobRow, JobTextRow
 from store import bulk, clock, journal
 from tenants.model import Project, ProjectStatus
@@ -39,7 +39,8 @@ def accept(session: Session, submission: Submission, *, policy: Policy, at: date
         JobRefusedError: with a code and figures; nothing was written.
     """
     check_texts(submission)
-    _check_project(session, submission.project, 1 if submission.array is None else submission.array.count)
+    project, array = submission.project, submission.array
+    _check_projects(session, {project.id: 1 if array is None else array.count}, {project.id: project})
     offer = Offer(policy, bounds_of(session, at, policy), quota.balances(session, [submission.project.id]))
     submission = check(session, submission, offer, at)
     if submission.array is None:
@@ -65,8 +66,8 @@ def accept_all(
         if submission.array is not None:
             raise ValueError("an array is a submission by itself; accept it alone")
         by_project.setdefault(submission.project.id, []).append(submission)
-    for project_id in sorted(by_project):  # locked in one order, so that none waits for another in a ring
-        _check_project(session, by_project[project_id][0].project, len(by_project[project_id]))
+    projects = {project_id: found[0].project for project_id, found in by_project.items()}
+    _check_projects(session, {project_id: len(found) for project_id, found in by_project.items()}, projects)
     bounds = bounds_of(session, at, policy)
     grants: dict[UUID, list[Grant]] = {project_id: [] for project_id in by_project}
     for grant in quota.balances(session, by_project):
@@ -93,7 +94,7 @@ def check(session: Session, submission: Submission, offer: Offer, at: datetime) 
         JobRefusedError: with a code and figures.
     """
     _check_dependencies(session, submission)
-    submission = _with_defaults(submission, _queue(submission, offer.policy), offer.grants)
+    submission = _with_defaults(submission, _queue(submission, offer.policy, offer.bounds), offer.grants)
     request = submission.request
     never = fit.can_ever_fit(request, submission.project.queue, offer.bounds)
     if never is not None:
@@ -126,30 +127,48 @@ def _check_dependencies(session: Session, submission: Submission) -> None:
         raise JobRefusedError("BAD_JOB", {"field": "depends_on", "job": missing[0]}, message)
 
 
-def _check_project(session: Session, project: Project, count: int) -> None:
-    """Lock the project, so that its limits hold for submissions side by side."""
-    locked = select(ProjectRow.status).where(ProjectRow.id == project.id).with_for_update(key_share=True)
-    if session.scalar(locked) != ProjectStatus.ACTIVE.value:
-        message = f"project {project.slug} is suspended; an operator can resume it"
-        raise JobRefusedError(ReasonCode.PROJECT_SUSPENDED, {"project": project.slug}, message)
+def _check_projects(session: Session, counts: Mapping[UUID, int], by_id: Mapping[UUID, Project]) -> None:
+    """Lock the projects, so that their limits hold for submissions side by side.
+
+    Args:
+        session: the open unit of work.
+        counts: how many jobs each is to get.
+        by_id: the projects.
+    """
+    is_asked = ProjectRow.id == any_(literal(list(counts), ARRAY(Uuid)))
+    locked = (  # in one order, so that none waits for another in a ring
+        select(ProjectRow.id, ProjectRow.status)
+        .where(is_asked)
+        .order_by(ProjectRow.id)
+        .with_for_update(key_share=True)
+    )
+    status = {row.id: row.status for row in session.execute(locked)}
     waiting = (
         select(JobRow.id)
-        .where(JobRow.project_id == project.id, JobRow.state == JobState.PENDING.value)
+        .where(JobRow.project_id == ProjectRow.id, JobRow.state == JobState.PENDING.value)
         .limit(MAX_PENDING_PER_PROJECT)
+        .correlate(ProjectRow)
         .subquery()
     )
-    found = session.scalar(select(func.count()).select_from(waiting)) or 0
-    if found + count > MAX_PENDING_PER_PROJECT:
-        message = f"{found} jobs of project {project.slug} wait already; wait for some, or cancel them"
-        raise JobRefusedError("QUEUE_FULL", {"limit": MAX_PENDING_PER_PROJECT, "pending": found}, message)
+    count = select(func.count()).select_from(waiting).correlate(ProjectRow).scalar_subquery().label("jobs")
+    # Behind the lock: it sees what those who held it before have committed.
+    pending = {row.id: row.jobs for row in session.execute(select(ProjectRow.id, count).where(is_asked))}
+    for project_id in sorted(counts):
+        project, found = by_id[project_id], pending[project_id]
+        if status[project_id] != ProjectStatus.ACTIVE.value:
+            message = f"project {project.slug} is suspended; an operator can resume it"
+            raise JobRefusedError(ReasonCode.PROJECT_SUSPENDED, {"project": project.slug}, message)
+        if found + counts[project_id] > MAX_PENDING_PER_PROJECT:
+            message = f"{found} jobs of project {project.slug} wait already; wait for some, or cancel them"
+            numbers: dict[str, int | str] = {"limit": MAX_PENDING_PER_PROJECT, "pending": found}
+            raise JobRefusedError("QUEUE_FULL", numbers, message)
 
 
-def _queue(submission: Submission, policy: Policy) -> QuotaNode:
+def _queue(submission: Submission, policy: Policy, bounds: fit.Bounds) -> QuotaNode:
     path = policy_queue(policy, submission.project.queue)
-    parents = {node.parent for node in policy.tree}
-    for node in policy.tree:
-        if node.path == path and path not in parents:
-            return node
+    node = bounds.queues.get(path)
+    if node is not None:
+        return node
     message = f"policy {policy.version} has no queue {path} and no successor of it; an operator must name one"
     raise JobRefusedError("QUEUE_UNKNOWN", {"queue": path, "policy": policy.version}, message)
 
@@ -246,7 +265,9 @@ def insert_all(
     bulk.insert_all(session, texts)
     with journal.together(session):
         for asked, row in zip(submissions, rows, strict=True):
-            Book.of_new(session, row, at=at, actor=f"user:{asked.user_id}").tell("job.submitted")
+            data: dict[str, object] = {"job": job_fields(row)}
+            actor = f"user:{asked.user_id}"
+            journal.append(session, "job.submitted", f"job:{row.id}", actor=actor, at=at, data=data)
     return rows
 
 

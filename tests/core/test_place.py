@@ -126,3 +126,17 @@ def test_a_remainder_that_no_node_holds_is_refused(build):
     held = {f"{node}:{gpu}" for node in ("n1", "n2") for gpu in (0, 1)}
     view = FreeView(build.nodes(2, 8, 8), held)
     assert view.choose(Shape("h200", 9, None)) is None
+
+
+def test_gpus_on_a_node_that_does_not_count_are_neither_taken_nor_given_back(build):
+    """An attempt may hold GPUs of a node that is down, beside some of one that is not."""
+    view = FreeView.of(build.nodes(8), ())
+    slots = (Slot("n0", ("n0:3", "n0:0")), Slot("gone", ("gone:0",)))
+    view.occupy(slots)
+    assert view.free("h200") == 6
+    assert view.slots((("n0", 2),)) == (Slot("n0", ("n0:1", "n0:2")),)
+    view.occupy((Slot("n0", ("n0:3", "n0:1")),))
+    assert view.free("h200") == 5
+    view.give_back(slots)
+    assert view.free("h200") == 7
+    assert view.slots((("n0", 7),))[0].gpu_uuids == ("n0:0", *(f"n0:{index}" for index in range(2, 8)))

@@ -95,7 +95,7 @@ ALLOWED = {
     "scheduler.snapshot.load_usage": FIGURE,
     "scheduler.snapshot.pending_jobs": OWN_WORK,
     "scheduler.submission._check_dependencies": "jobs of the one project that the caller was found to have a role in",
-    "scheduler.submission._check_project": "locks the project that the caller was found to have a role in",
+    "scheduler.submission._check_projects": "locks the projects that the caller was found to have a role in",
     "scheduler.views._names": FOUND_VISIBLE,
     "scheduler.views._places": "how many jobs are ahead, without saying whose",
     "scheduler.views.views_of": FOUND_VISIBLE,

@@ -8,6 +8,7 @@ from sqlalchemy import func, select
 from quota import service as quota
 from scheduler import apply as applying
 from scheduler import jobs, nodes
+from scheduler import submission as submissions
 from scheduler.apply import Planned, apply
 from scheduler.asked import ArrayAsked
 from scheduler.dispatch.fake import Script
@@ -60,6 +61,18 @@ def test_of_submissions_side_by_side_all_are_refused_with_the_first(world):
     with snapshot(world.engine) as session:
         assert session.scalar(select(func.count()).select_from(JobRow)) == 0
     world.check()
+
+
+def test_each_project_of_submissions_side_by_side_has_its_own_bound(world, monkeypatch):
+    monkeypatch.setattr(submissions, "MAX_PENDING_PER_PROJECT", 2)
+    project, principal = world.tenant("borealis", "business")
+    world.award(project)
+    other = submission(world, project=project, user_id=principal.user_id)
+    assert len(submit_all(world, [submission(world), other, submission(world), other])) == 4
+    for full, slug in ((submission(world), world.project.slug), (other, "borealis")):
+        with pytest.raises(jobs.JobRefusedError, match=f"2 jobs of project {slug} wait") as refused:
+            submit_all(world, [full])
+        assert (refused.value.code, refused.value.numbers) == ("QUEUE_FULL", {"limit": 2, "pending": 2})
 
 
 def test_what_could_ever_fit_follows_the_nodes(world):
