@@ -6,7 +6,6 @@ Notices go out with the checkpoint signal (`send_notices`); at their end attempt
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -24,7 +23,7 @@ from scheduler.heard import Heard, take_heard
 from scheduler.launch import Leader
 from scheduler.model import AttemptId, JobId, JobState, Plan, Preempt, Reserve
 from scheduler.open_jobs import OpenJob, OpenJobs, job_of
-from scheduler.side_by_side import call_nodes
+from scheduler.side_by_side import call_nodes, log_failures
 from scheduler.snapshot import LIVE
 from scheduler.stops import down_nodes, lock_jobs, send_signal
 from scheduler.tables import AttemptRow, JobRow
@@ -33,8 +32,6 @@ from store.engine import snapshot, transaction
 
 NOTICES_TOGETHER: Final = 500
 """Attempts that one call gives notice, and one transaction records: it stays under a second."""
-
-_logger = logging.getLogger(__name__)
 
 
 @dataclass(slots=True)
@@ -268,9 +265,9 @@ def send_notices(leader: Leader, attempt_ids: Sequence[AttemptId]) -> frozenset[
             for node in sorted(nodes):
                 asked.setdefault(node, []).append(attempt_id)
         for answers in call_nodes(leader, asked, tell):
+            log_failures(answers)
             for answer in answers:
                 if isinstance(answer.result, ExecutorError):
-                    _logger.warning("attempt %s: %s; trying again", answer.attempt_id, answer.result)
                     failed.add(answer.attempt_id)
                 unheard[answer.attempt_id].discard(answer.node)
             heard = dict.fromkeys(answer.attempt_id for answer in answers)
