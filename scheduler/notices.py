@@ -14,7 +14,6 @@ from typing import Final
 from sqlalchemy import select, update
 from sqlalchemy.orm import Session
 
-from scheduler.book import Book
 from scheduler.dispatch.executor import ExecutorError
 from scheduler.dispatch.wire import Signal
 from scheduler.facts import GraceEnded
@@ -92,36 +91,34 @@ def _write_reservations(
     standing = select(JobRow.id).where(
         JobRow.state == JobState.PENDING.value, JobRow.reservation.is_not(None)
     )
-    touched = sorted({*planned, *map(JobId, session.scalars(standing))})
-    rows = session.scalars(
-        select(JobRow)
-        .where(JobRow.id.in_(touched), JobRow.state == JobState.PENDING.value)
-        .order_by(JobRow.id)
-        .with_for_update()
-        .execution_options(populate_existing=True)
-    ).all()
+    touched = {*planned, *map(JobId, session.scalars(standing))}
+    if not touched:
+        return set()
+    jobs = OpenJobs(session, touched, at=at, actor=actor, with_attempts=False)
     kept: set[JobId] = set()
-    for row in rows:
-        job_id = JobId(row.id)
-        entry = planned.get(job_id)
-        if entry is not None:
-            kept.add(job_id)
-        now = None if entry is None else reservation_to_json(entry, plan)
-        before = row.reservation
-        if _same(before, now):
-            continue
-        book = Book.of(session, row, at=at, actor=actor)
-        row.reservation = now
-        if entry is not None and row.told_at is None:
-            row.told_at, row.told_start_at = at, clock.from_ms(entry.start_ms)
-        later_ms = (
-            0 if before is None or now is None else integer(now["start_ms"]) - integer(before["start_ms"])
-        )
-        details: Fields = {"later_ms": later_ms}
-        if before is not None and (now is None or later_ms > 0):
-            details["cause"] = causes.get(job_id)
-        book.tell("job.unreserved" if now is None else "job.reserved", details)
-        found.reserved.append(job_id)
+    with journal.together(session):
+        for job_id, one in jobs.items():
+            if one.job.state != JobState.PENDING.value:
+                continue
+            entry = planned.get(job_id)
+            if entry is not None:
+                kept.add(job_id)
+            now = None if entry is None else reservation_to_json(entry, plan)
+            before = one.job.reservation
+            if _same(before, now):
+                continue
+            one.job.reservation = now
+            if entry is not None and one.job.told_at is None:
+                one.job.told_at, one.job.told_start_at = at, clock.from_ms(entry.start_ms)
+            later_ms = (
+                0 if before is None or now is None else integer(now["start_ms"]) - integer(before["start_ms"])
+            )
+            details: Fields = {"later_ms": later_ms}
+            if before is not None and (now is None or later_ms > 0):
+                details["cause"] = causes.get(job_id)
+            jobs.tell(one, "job.unreserved" if now is None else "job.reserved", details)
+            found.reserved.append(job_id)
+        jobs.write()
     return kept
 
 

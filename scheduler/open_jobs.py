@@ -40,6 +40,8 @@ _JOB: Final = (
     "reason",
     "reason_numbers",
     "reservation",
+    "told_at",
+    "told_start_at",
     "first_started_at",
     "finished_at",
     "exit_code",
@@ -178,12 +180,21 @@ class OpenJobs(Mapping[JobId, OpenJob]):
         job_ids: the jobs.
         at: instant of the changes by the platform's clock.
         actor: as the journal names actors.
+        with_attempts: whether their current attempts are read; else records say nothing of any.
 
     Raises:
         UnknownJobError: there is no such job.
     """
 
-    def __init__(self, session: Session, job_ids: Collection[JobId], *, at: datetime, actor: str) -> None:
+    def __init__(
+        self,
+        session: Session,
+        job_ids: Collection[JobId],
+        *,
+        at: datetime,
+        actor: str,
+        with_attempts: bool = True,
+    ) -> None:
         self.session: Final = session
         self.at: Final = at
         self.actor: Final = actor
@@ -195,7 +206,11 @@ class OpenJobs(Mapping[JobId, OpenJob]):
         if unknown:
             raise UnknownJobError(min(unknown))
         # Read behind the locks: what a transaction that held them wrote is seen.
-        names = [lifecycle.attempt_id(JobId(row.id), row.attempts) for row in rows if row.attempts]
+        names = [
+            lifecycle.attempt_id(JobId(row.id), row.attempts)
+            for row in rows
+            if with_attempts and row.attempts
+        ]
         current = select(*_columns(AttemptRow, _ATTEMPT)).where(
             AttemptRow.id == any_(literal(names, ARRAY(Text)))
         )
