@@ -17,7 +17,8 @@ from __future__ import annotations
 import argparse
 import signal
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from types import FrameType
 
 from sqlalchemy import func, select
@@ -57,28 +58,38 @@ class Loop:
         self.warm = Warm()
         self.after: dict[str, int] = {}
         self.busy: dict[str, float] = {}
+        self.cpu: dict[str, float] = {}
         self.limit_s = limit_s
 
     def turn(self) -> None:
         """One turn of it."""
         leader = self.stand.leader
+        cpu = Cpu()
         applied = cycle(leader, "bench", at=clock.now(), warm=self.warm, took=self._took)
-        began = time.monotonic()
-        if applied.admitted:
-            dispatch_all(leader, applied.admitted, is_fresh=True)
-        self._took("launch", time.monotonic() - began)
-        began = time.monotonic()
-        with snapshot(self.stand.engine) as session:
-            told = notices.undelivered_notices(session)
-            undelivered = stops.undelivered_stops(session)
-        notices.send_notices(leader, told)
-        stops.deliver_stops(leader, undelivered)
-        self._took("stop", time.monotonic() - began)
-        began = time.monotonic()
-        names = self.stand.executor.nodes()
-        for begin in range(0, len(names), RACK):
-            self._hear(names[begin : begin + RACK])
-        self._took("hear", time.monotonic() - began)
+        self._used("cycle", cpu)
+        with self._timed("launch"):
+            if applied.admitted:
+                dispatch_all(leader, applied.admitted, is_fresh=True)
+        with self._timed("stop"):
+            with snapshot(self.stand.engine) as session:
+                told = notices.undelivered_notices(session)
+                undelivered = stops.undelivered_stops(session)
+            notices.send_notices(leader, told)
+            stops.deliver_stops(leader, undelivered)
+        with self._timed("hear"):
+            names = self.stand.executor.nodes()
+            for begin in range(0, len(names), RACK):
+                self._hear(names[begin : begin + RACK])
+
+    @contextmanager
+    def _timed(self, phase: str) -> Iterator[None]:
+        began, cpu = time.monotonic(), Cpu()
+        yield
+        self._took(phase, time.monotonic() - began)
+        self._used(phase, cpu)
+
+    def _used(self, phase: str, cpu: Cpu) -> None:
+        self.cpu[phase] = round(self.cpu.get(phase, 0.0) + cpu.seconds, 3)
 
     def _took(self, phase: str, seconds: float) -> None:
         self.busy[phase] = round(self.busy.get(phase, 0.0) + seconds, 3)
@@ -169,6 +180,7 @@ def cases(stand: Stand, borrower: Tenant, owner: Tenant, loop: Loop) -> dict[str
     found["owner_running"] = loop.running(owner)
     found["rebuilds"] = loop.warm.rebuilds
     found["busy_s"] = loop.busy
+    found["busy_cpu_s"] = loop.cpu
     return found
 
 

@@ -57,7 +57,6 @@ __all__ = [
     "Till",
     "award",
     "balances",
-    "claim",
     "enact",
     "grants",
     "in_force",
@@ -65,8 +64,6 @@ __all__ = [
     "policies",
     "policy_in_force",
     "policy_of_version",
-    "refund",
-    "settle",
     "verify",
 ]
 
@@ -180,38 +177,6 @@ def _ground_to_json(ground: Ground) -> dict[str, object]:
         "date": ground.date.isoformat(),
         "digest": ground.digest,
     }
-
-
-def claim(
-    session: Session, grant_id: GrantId, attempt_id: str, amount_s: int, *, at: datetime, actor: str
-) -> Entry | ledger.Refusal:
-    """Claim device-seconds of a grant for an attempt, under the lock of its balance.
-
-    Returns:
-        The pending entry that was written, or the ledger's refusal, and then nothing was written.
-    """
-    till = Till(session, [grant_id], at=at, actor=actor)
-    found = till.claim(grant_id, attempt_id, amount_s)
-    till.close()
-    return found
-
-
-def settle(session: Session, settlement: Settlement, *, at: datetime, actor: str) -> tuple[Entry, ...]:
-    """Post what an attempt used and void the rest of its claim, under the lock of the balance."""
-    till = Till(session, [settlement.grant_id], at=at, actor=actor)
-    entries = till.settle(settlement)
-    till.close()
-    return entries
-
-
-def refund(
-    session: Session, grant_id: GrantId, attempt_id: str, amount_s: int, *, at: datetime, actor: str
-) -> Entry:
-    """Reverse device-seconds that an attempt was charged, under the lock of the balance."""
-    till = Till(session, [grant_id], at=at, actor=actor)
-    entry = till.refund(grant_id, attempt_id, amount_s)
-    till.close()
-    return entry
 
 
 def grants(session: Session, project_ids: Iterable[UUID] | None = None) -> list[Grant]:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Final
 
-from sqlalchemy import select
+from sqlalchemy import Row, select
 from sqlalchemy.orm import Session
 
 from quota import ledger
@@ -15,6 +15,7 @@ from quota.model import Balance, Entry, EntryKind, GrantId
 from quota.tables import BalanceRow, LedgerEntryRow
 from store import journal
 from store.bulk import insert_all, plain
+from store.rewrite import update_all
 
 KIND_OF_ENTRY: Final = {
     EntryKind.PENDING: "ledger.pending",
@@ -35,7 +36,7 @@ class Settlement:
     used_s: int
 
 
-def balance_of(row: BalanceRow) -> Balance:
+def balance_of(row: BalanceRow | Row[tuple[object, ...]]) -> Balance:
     """The balance that a row projects."""
     return Balance(**{name: getattr(row, name) for name in Balance.__dataclass_fields__})
 
@@ -79,15 +80,15 @@ class Till:
         self._at: Final = at
         self._actor: Final = actor
         self._entries: Final[list[Entry]] = []
-        rows = session.scalars(
-            select(BalanceRow)
+        locked = (
+            select(*BalanceRow.__table__.columns)
             .where(BalanceRow.grant_id.in_(sorted(grants)))
             .order_by(BalanceRow.grant_id)
             .with_for_update()
-            .execution_options(populate_existing=True)
         )
-        self._rows: Final = {GrantId(row.grant_id): row for row in rows} if grants else {}
-        self._balances: Final = {grant_id: balance_of(row) for grant_id, row in self._rows.items()}
+        session.flush()
+        rows = session.execute(locked).all() if grants else ()
+        self._balances: Final = {GrantId(row.grant_id): balance_of(row) for row in rows}
 
     def claim(self, grant_id: GrantId, attempt_id: str, amount_s: int) -> Entry | ledger.Refusal:
         """Claim device-seconds for an attempt; a refusal enters nothing."""
@@ -129,8 +130,10 @@ class Till:
         insert_all(
             self._session, [plain(LedgerEntryRow, **_values(entry, self._at)) for entry in self._entries]
         )
-        for grant_id in {entry.grant_id for entry in self._entries}:
-            for name, value in columns_of(self._balances[grant_id]).items():
-                setattr(self._rows[grant_id], name, value)
+        changed = {entry.grant_id: columns_of(self._balances[entry.grant_id]) for entry in self._entries}
+        update_all(
+            self._session,
+            BalanceRow,
+            [({"grant_id": grant_id, **columns}, columns.keys()) for grant_id, columns in changed.items()],
+        )
         self._entries.clear()
-        self._session.flush()

@@ -113,7 +113,10 @@ class Work:
             self._till.close()
         if self.released:
             held = AllocationRow.attempt_id.in_(self.released), AllocationRow.released_at.is_(None)
-            jobs.session.execute(update(AllocationRow).where(*held).values(released_at=jobs.at))
+            jobs.session.execute(
+                update(AllocationRow).where(*held).values(released_at=jobs.at),
+                execution_options={"synchronize_session": False},
+            )
         if self.has_effects:
             wake(jobs.session)
 

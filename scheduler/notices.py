@@ -6,7 +6,6 @@ Notices go out with the checkpoint signal (`send_notices`); at their end attempt
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -15,7 +14,6 @@ from typing import Final
 from sqlalchemy import select, update
 from sqlalchemy.orm import Session
 
-from scheduler.book import Book
 from scheduler.dispatch.executor import ExecutorError
 from scheduler.dispatch.wire import Signal
 from scheduler.facts import GraceEnded
@@ -24,7 +22,7 @@ from scheduler.heard import Heard, take_heard
 from scheduler.launch import Leader
 from scheduler.model import AttemptId, JobId, JobState, Plan, Preempt, Reserve
 from scheduler.open_jobs import OpenJob, OpenJobs, job_of
-from scheduler.side_by_side import call_nodes
+from scheduler.side_by_side import call_nodes, log_failures
 from scheduler.snapshot import LIVE
 from scheduler.stops import down_nodes, lock_jobs, send_signal
 from scheduler.tables import AttemptRow, JobRow
@@ -33,8 +31,6 @@ from store.engine import snapshot, transaction
 
 NOTICES_TOGETHER: Final = 500
 """Attempts that one call gives notice, and one transaction records: it stays under a second."""
-
-_logger = logging.getLogger(__name__)
 
 
 @dataclass(slots=True)
@@ -95,36 +91,34 @@ def _write_reservations(
     standing = select(JobRow.id).where(
         JobRow.state == JobState.PENDING.value, JobRow.reservation.is_not(None)
     )
-    touched = sorted({*planned, *map(JobId, session.scalars(standing))})
-    rows = session.scalars(
-        select(JobRow)
-        .where(JobRow.id.in_(touched), JobRow.state == JobState.PENDING.value)
-        .order_by(JobRow.id)
-        .with_for_update()
-        .execution_options(populate_existing=True)
-    ).all()
+    touched = {*planned, *map(JobId, session.scalars(standing))}
+    if not touched:
+        return set()
+    jobs = OpenJobs(session, touched, at=at, actor=actor, with_attempts=False)
     kept: set[JobId] = set()
-    for row in rows:
-        job_id = JobId(row.id)
-        entry = planned.get(job_id)
-        if entry is not None:
-            kept.add(job_id)
-        now = None if entry is None else reservation_to_json(entry, plan)
-        before = row.reservation
-        if _same(before, now):
-            continue
-        book = Book.of(session, row, at=at, actor=actor)
-        row.reservation = now
-        if entry is not None and row.told_at is None:
-            row.told_at, row.told_start_at = at, clock.from_ms(entry.start_ms)
-        later_ms = (
-            0 if before is None or now is None else integer(now["start_ms"]) - integer(before["start_ms"])
-        )
-        details: Fields = {"later_ms": later_ms}
-        if before is not None and (now is None or later_ms > 0):
-            details["cause"] = causes.get(job_id)
-        book.tell("job.unreserved" if now is None else "job.reserved", details)
-        found.reserved.append(job_id)
+    with journal.together(session):
+        for job_id, one in jobs.items():
+            if one.job.state != JobState.PENDING.value:
+                continue
+            entry = planned.get(job_id)
+            if entry is not None:
+                kept.add(job_id)
+            now = None if entry is None else reservation_to_json(entry, plan)
+            before = one.job.reservation
+            if _same(before, now):
+                continue
+            one.job.reservation = now
+            if entry is not None and one.job.told_at is None:
+                one.job.told_at, one.job.told_start_at = at, clock.from_ms(entry.start_ms)
+            later_ms = (
+                0 if before is None or now is None else integer(now["start_ms"]) - integer(before["start_ms"])
+            )
+            details: Fields = {"later_ms": later_ms}
+            if before is not None and (now is None or later_ms > 0):
+                details["cause"] = causes.get(job_id)
+            jobs.tell(one, "job.unreserved" if now is None else "job.reserved", details)
+            found.reserved.append(job_id)
+        jobs.write()
     return kept
 
 
@@ -268,9 +262,9 @@ def send_notices(leader: Leader, attempt_ids: Sequence[AttemptId]) -> frozenset[
             for node in sorted(nodes):
                 asked.setdefault(node, []).append(attempt_id)
         for answers in call_nodes(leader, asked, tell):
+            log_failures(answers)
             for answer in answers:
                 if isinstance(answer.result, ExecutorError):
-                    _logger.warning("attempt %s: %s; trying again", answer.attempt_id, answer.result)
                     failed.add(answer.attempt_id)
                 unheard[answer.attempt_id].discard(answer.node)
             heard = dict.fromkeys(answer.attempt_id for answer in answers)

@@ -5,7 +5,6 @@ Rows are plain values: what the ORM adds to each attribute and each row costs mo
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -13,11 +12,9 @@ from functools import cache
 from types import SimpleNamespace
 from typing import Final, TypeVar, cast
 
-from sqlalchemy import BigInteger, Column, DateTime, Dialect, Table, Text, any_, literal, select, text
+from sqlalchemy import BigInteger, Column, DateTime, Table, Text, any_, literal, select
 from sqlalchemy.dialects.postgresql import ARRAY
 from sqlalchemy.orm import Session
-from sqlalchemy.orm.util import identity_key
-from sqlalchemy.sql.elements import TextClause
 
 from scheduler import lifecycle
 from scheduler.facts import JobView
@@ -27,6 +24,7 @@ from scheduler.rows import job_view, ms_or_none
 from scheduler.tables import AttemptRow, JobRow
 from store import journal
 from store.base import Base
+from store.rewrite import update_all
 
 _JOB: Final = (
     "id",
@@ -42,6 +40,8 @@ _JOB: Final = (
     "reason",
     "reason_numbers",
     "reservation",
+    "told_at",
+    "told_start_at",
     "first_started_at",
     "finished_at",
     "exit_code",
@@ -180,12 +180,21 @@ class OpenJobs(Mapping[JobId, OpenJob]):
         job_ids: the jobs.
         at: instant of the changes by the platform's clock.
         actor: as the journal names actors.
+        with_attempts: whether their current attempts are read; else records say nothing of any.
 
     Raises:
         UnknownJobError: there is no such job.
     """
 
-    def __init__(self, session: Session, job_ids: Collection[JobId], *, at: datetime, actor: str) -> None:
+    def __init__(
+        self,
+        session: Session,
+        job_ids: Collection[JobId],
+        *,
+        at: datetime,
+        actor: str,
+        with_attempts: bool = True,
+    ) -> None:
         self.session: Final = session
         self.at: Final = at
         self.actor: Final = actor
@@ -197,7 +206,11 @@ class OpenJobs(Mapping[JobId, OpenJob]):
         if unknown:
             raise UnknownJobError(min(unknown))
         # Read behind the locks: what a transaction that held them wrote is seen.
-        names = [lifecycle.attempt_id(JobId(row.id), row.attempts) for row in rows if row.attempts]
+        names = [
+            lifecycle.attempt_id(JobId(row.id), row.attempts)
+            for row in rows
+            if with_attempts and row.attempts
+        ]
         current = select(*_columns(AttemptRow, _ATTEMPT)).where(
             AttemptRow.id == any_(literal(names, ARRAY(Text)))
         )
@@ -221,22 +234,14 @@ class OpenJobs(Mapping[JobId, OpenJob]):
         journal.append(self.session, kind, subject, actor=self.actor, at=self.at, data=data)
 
     def write(self) -> None:
-        """Write what changed, a statement for the jobs and one for the attempts.
-
-        Objects that the session has of these rows are expired, so that they are read again when they are looked at.
-        """
+        """Write what changed, a statement for the jobs and one for the attempts."""
         changed = [(one, *one.unwritten()) for one in self._jobs.values()]
-        _update_all(self.session, JobRow, [(vars(one.job), columns) for one, columns, _ in changed])
-        _update_all(
+        update_all(self.session, JobRow, [(vars(one.job), columns) for one, columns, _ in changed])
+        update_all(
             self.session,
             AttemptRow,
             [(vars(one.attempt), columns) for one, _, columns in changed if one.attempt is not None],
         )
-        touched: set[tuple[object, object]] = {(JobRow, one.job.id) for one, columns, _ in changed if columns}
-        touched |= {(AttemptRow, one.attempt.id) for one, _, columns in changed if one.attempt and columns}
-        for kind, identity, *_ in list(self.session.identity_map.keys()):
-            if (kind, *identity) in touched:
-                self.session.expire(self.session.identity_map[identity_key(kind, identity)])
 
 
 @cache
@@ -248,39 +253,3 @@ def _columns(kind: type[Base], names: tuple[str, ...]) -> list[Column[object]]:
 def _plain(_kind: type[T], names: Sequence[str], row: Sequence[object]) -> T:
     """A row's values with the mapped class's attributes."""
     return cast("T", SimpleNamespace(**dict(zip(names, row, strict=True))))
-
-
-def _update_all(
-    session: Session, kind: type[Base], rows: Sequence[tuple[Mapping[str, object], Collection[str]]]
-) -> None:
-    """Write columns of many rows in one statement: what changed of any of them is written of all that changed."""
-    changed = [(values, columns) for values, columns in rows if columns]
-    if not changed:
-        return
-    names = tuple(sorted({name for _, columns in changed for name in columns}))
-    values = [{name: found[name] for name in ("id", *names)} for found, _ in changed]
-    data = json.dumps(values, default=_to_text, separators=(",", ":"), ensure_ascii=False)
-    session.execute(
-        _statement(cast("Table", kind.__table__), names, session.get_bind().dialect), {"rows": data}
-    )
-
-
-def _to_text(value: object) -> str:
-    """An instant as JSON carries it to the database.
-
-    Raises:
-        TypeError: it is none.
-    """
-    if isinstance(value, datetime):
-        return value.isoformat()
-    raise TypeError(f"{value!r} is no value of a column that a fact changes")
-
-
-@cache
-def _statement(table: Table, names: tuple[str, ...], dialect: Dialect) -> TextClause:
-    """An UPDATE of these columns from a JSON array of rows; a null is NULL."""
-    types = ", ".join(f"{name} {table.c[name].type.compile(dialect)}" for name in ("id", *names))
-    sets = ", ".join(f"{name} = changed.{name}" for name in names)
-    source = f"jsonb_to_recordset(CAST(:rows AS jsonb)) AS changed({types})"
-    name = table.name
-    return text(f"UPDATE {name} SET {sets} FROM {source} WHERE {name}.id = changed.id")  # noqa: S608 - our own names

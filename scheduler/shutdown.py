@@ -15,13 +15,13 @@ from sqlalchemy import Engine, select
 from scheduler import observe, stops
 from scheduler.apply import LEASE
 from scheduler.changes import job_of
-from scheduler.dispatch.executor import Executor, ExecutorError
+from scheduler.dispatch.executor import Executor
 from scheduler.dispatch.wire import Signal
 from scheduler.facts import PlatformStopping
 from scheduler.heard import Heard, take_heard
 from scheduler.launch import Leader
 from scheduler.model import AttemptId
-from scheduler.side_by_side import call_nodes
+from scheduler.side_by_side import call_nodes, log_failures
 from scheduler.tables import AttemptRow
 from store import clock, lease
 from store.engine import snapshot, transaction
@@ -97,9 +97,7 @@ def _kill_all(leader: Leader, at: datetime) -> list[AttemptId]:
         leader.executor.signal(node, attempt_id, Signal.KILL, 0, leader.epoch)
 
     for answers in call_nodes(leader, asked, kill):
-        for answer in answers:
-            if isinstance(answer.result, ExecutorError):
-                _logger.info("stopping %s: %s", answer.attempt_id, answer.result)
+        log_failures(answers)
     return attempts
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, wait
 from dataclasses import dataclass
@@ -12,6 +13,8 @@ from scheduler.launch import Leader
 from scheduler.model import AttemptId
 
 T = TypeVar("T")
+
+_logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,3 +70,13 @@ def _call_node(
         except ExecutorError as error:
             answers.append(Answer(node, attempt_id, error))
     return answers
+
+
+def log_failures(answers: Sequence[Answer[T]]) -> None:
+    """Log what nodes did not do, a line for each node and reason, however many attempts it is about."""
+    behind: dict[str, list[AttemptId]] = {}
+    for answer in answers:
+        if isinstance(answer.result, ExecutorError):
+            behind.setdefault(str(answer.result), []).append(answer.attempt_id)
+    for reason, attempts in behind.items():
+        _logger.warning("%s; trying again for attempts %s", reason, ", ".join(attempts))

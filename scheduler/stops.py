@@ -5,7 +5,6 @@ A stop is decided in the tables (`stop_why`); here it reaches the ranks. All of 
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -23,7 +22,7 @@ from scheduler.launch import Leader
 from scheduler.lifecycle import KILL_AFTER_S
 from scheduler.model import AttemptId, JobState, NodeState
 from scheduler.observe import of_status
-from scheduler.side_by_side import call_nodes
+from scheduler.side_by_side import call_nodes, log_failures
 from scheduler.snapshot import LIVE
 from scheduler.tables import AttemptRow, JobRow, NodeRow
 from store import clock, lease
@@ -37,8 +36,6 @@ ABSENCE_MARGIN_S: Final = 60
 
 The shepherd enforces the walltime by itself, and a rank dies with its shepherd; the margin covers clocks.
 """
-
-_logger = logging.getLogger(__name__)
 
 
 @dataclass(slots=True)
@@ -76,7 +73,7 @@ class _Stopping:
 
 @dataclass(frozen=True, slots=True)
 class _Look:
-    """What a node has of an attempt: its record, None for one unknown; `is_known` false where it did not say."""
+    """What a node has of an attempt: its record, None for one unknown; `is_said` false where it did not say."""
 
     status: AttemptStatus | None
     is_said: bool = True
@@ -123,22 +120,30 @@ def deliver_stops(leader: Leader, attempt_ids: Sequence[AttemptId]) -> frozenset
 
     def tell(node: str, attempt_id: AttemptId) -> _Look:
         send_signal(leader.executor, node, attempt_id, Signal.TERM, KILL_AFTER_S, leader.epoch)
-        return _look(leader, node, attempt_id)
+        try:
+            return _look(leader, node, attempt_id)
+        except StaleEpochError:
+            raise
+        except ExecutorError:
+            return _Look(None, is_said=False)  # it was told; what became of that is asked later
 
     return _work(leader, attempt_ids, tell, is_told=True)
 
 
-def prove_absences(leader: Leader, attempt_ids: Sequence[AttemptId]) -> None:
+def prove_absences(leader: Leader, attempt_ids: Sequence[AttemptId]) -> frozenset[AttemptId]:
     """Ask the nodes of stopping attempts whether any of them is left; when none is, that ends it.
 
     A rank is absent when its node reported its end, or knows nothing of the attempt (a command of this epoch
     was refused there as unknown, and none of an older epoch is accepted after it), or has been silent until past
     the walltime that the rank's own shepherd enforces.
 
+    Returns:
+        Attempts of which a node that counts as up did not answer.
+
     Raises:
         StaleEpochError: of the executor or the lease: another process is the scheduler.
     """
-    _work(leader, attempt_ids, lambda node, attempt_id: _look(leader, node, attempt_id), is_told=False)
+    return _work(leader, attempt_ids, lambda node, name: _look(leader, node, name), is_told=False)
 
 
 def send_signal(
@@ -157,15 +162,17 @@ def send_signal(
 
 
 def _look(leader: Leader, node: str, attempt_id: AttemptId) -> _Look:
-    """What the node has of the attempt."""
+    """What the node has of the attempt.
+
+    Raises:
+        ExecutorError: it did not say.
+    """
     try:
         return _Look(leader.executor.attempt(node, attempt_id))
-    except StaleEpochError:
-        raise
     except RefusedError as error:
-        return _Look(None, is_said=error.code == AgentCode.NOT_FOUND)
-    except ExecutorError:
-        return _Look(None, is_said=False)
+        if error.code != AgentCode.NOT_FOUND:
+            raise
+        return _Look(None)
 
 
 def _work(
@@ -188,11 +195,11 @@ def _work(
         for answers in call_nodes(leader, asked, call):
             touched: dict[AttemptId, _Stopping] = {}
             heard: list[Heard] = []
+            log_failures(answers)
             for answer in answers:
                 one = touched[answer.attempt_id] = stopping[answer.attempt_id]
                 one.unheard.discard(answer.node)
                 if isinstance(answer.result, ExecutorError):
-                    _logger.warning("attempt %s: %s; trying again", answer.attempt_id, answer.result)
                     one.is_failed = True
                     continue
                 one.is_absent &= answer.result.is_absent

@@ -23,7 +23,7 @@ from metrics.tables import AttemptTelemetryRow
 from products.reports.build import verify
 from products.reports.data import FIGURES
 from quota.model import GrantId
-from quota.service import Settlement, claim, settle
+from quota.service import Settlement, Till
 from scheduler.tables import AllocationRow, JobRow
 from store.engine import snapshot, transaction
 from tests.api.conftest import AT, NAMES, NODES, World
@@ -71,9 +71,12 @@ def trained(w: World, *, is_observed: bool = True) -> int:
             )
         )
         session.get_one(JobRow, made).first_started_at = started_at
-        claim(session, grant, attempt_id, HELD_S, at=started_at, actor="scheduler:1")
-        done = Settlement(grant_id=grant, attempt_id=attempt_id, claim_s=HELD_S, used_s=HELD_S)
-        settle(session, done, at=w.clock.at, actor="scheduler:1")
+        begun = Till(session, [grant], at=started_at, actor="scheduler:1")
+        begun.claim(grant, attempt_id, HELD_S)
+        begun.close()
+        ended = Till(session, [grant], at=w.clock.at, actor="scheduler:1")
+        ended.settle(Settlement(grant_id=grant, attempt_id=attempt_id, claim_s=HELD_S, used_s=HELD_S))
+        ended.close()
     if is_observed:
         observe(w, attempt_id)
     return int(made)

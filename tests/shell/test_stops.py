@@ -14,7 +14,7 @@ from scheduler import heard, notices, observe, stops
 from scheduler.calls import RETRY_S, Calls, in_groups
 from scheduler.dispatch.executor import RefusedError, StaleEpochError, UnreachableError
 from scheduler.dispatch.fake import FakeExecutor
-from scheduler.dispatch.wire import AgentCode, AttemptEvent, EventKind, Signal
+from scheduler.dispatch.wire import AgentCode, AttemptEvent, AttemptStatus, EventKind, Signal
 from scheduler.facts import RankStarted
 from scheduler.heard import Heard, take_heard
 from scheduler.model import AttemptId, JobId, JobState
@@ -28,6 +28,7 @@ class Unwell(FakeExecutor):
 
     silent: frozenset[str] = frozenset()
     refusing: frozenset[str] = frozenset()
+    mute: frozenset[str] = frozenset()
     is_stale = False
     asked: list[tuple[str, str]]
 
@@ -40,6 +41,12 @@ class Unwell(FakeExecutor):
         if node in self.refusing:
             raise RefusedError(node, AgentCode.BAD_REQUEST, "refused by the script")
         super().signal(node, attempt_id, signal, kill_after_s, epoch)
+
+    def attempt(self, node: str, attempt_id: str) -> AttemptStatus:
+        self.asked.append((node, attempt_id))
+        if node in self.mute:
+            raise UnreachableError(node, "mute by the script")
+        return super().attempt(node, attempt_id)
 
 
 WHOLE = {
@@ -128,6 +135,22 @@ def test_a_gang_is_told_when_all_its_nodes_are(unwell: Any) -> None:
     assert [rank.signal for rank in view.attempt.ranks] == [15, None]
     unwell.executor.refusing = frozenset()
     assert stops.deliver_stops(unwell.leader, [gang]) == frozenset()
+    unwell.check()
+
+
+def test_a_node_that_was_told_and_says_no_more_is_asked_for_proof_later(unwell: Any) -> None:
+    attempts = stopping(unwell, 3)
+    unwell.executor.mute = frozenset({"n0", "n1"})
+    assert stops.deliver_stops(unwell.leader, attempts) == frozenset()
+    assert undelivered(unwell) == []
+    with snapshot(unwell.engine) as session:
+        assert stops.told_stops(session) == attempts
+    unwell.executor.asked.clear()
+    assert stops.prove_absences(unwell.leader, attempts) == set(attempts)
+    assert len(unwell.executor.asked) == 1  # silent once, it is not asked for each
+    unwell.executor.mute = frozenset()
+    assert stops.prove_absences(unwell.leader, attempts) == frozenset()
+    assert {unwell.state(int(name.partition("-")[0])) for name in attempts} == {JobState.CANCELLED}
     unwell.check()
 
 
