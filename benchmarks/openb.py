@@ -7,13 +7,13 @@ cluster-trace-gpu-v2023. Pods are drawn in random order until they ask for 130 %
 figure is the share of GPUs allocated when the pods that arrived ask for 100 %.
 
 random: any node that holds the pod. best_fit: the least 0.5 free CPU / largest CPU + 0.5 free GPUs / 8.
-fullest: the node with the least free GPUs that holds it, as `scheduler.place` does; then the least free CPU.
+fullest: the node with the least free GPUs that holds it, whatever its model; then the least free CPU.
 room: the node where the pod takes least of the room that others could use. Room of a kind of pod is how many of it fit;
 the loss is the share of all its room that goes, weighted by how often it came, summed over the SHAPES commonest kinds
 that arrived before; then as fullest. So a pod that may use any model goes where fewest others
 must, and one without GPUs where CPU is to spare.
-Pods with a share of a GPU go to the fullest GPU of the node. `scheduler.place` itself gives whole GPUs only: shares
-and CPU are this script's.
+Pods with a share of a GPU go to the fullest GPU of the node. All these rules are this script's: Kezek gives whole GPUs,
+and its own placement of the pods that ask for them is measured by `openb_whole.py`.
 """
 
 from __future__ import annotations
@@ -187,17 +187,19 @@ def pods_of(path: Path) -> list[Pod]:
         ]
 
 
-def fill(rows: list[dict[str, str]], pods: list[Pod], policy: str, seed: int) -> float:
+def fill(
+    rows: list[dict[str, str]], pods: list[Pod], policy: str, seed: int, kind: type[Cluster] = Cluster
+) -> float:
     """Percent of the GPUs that are allocated when 100 % were asked for."""
     chance = random.Random(seed)  # noqa: S311 - a reproducible order, no secret
     order = pods.copy()
     chance.shuffle(order)
-    cluster = Cluster(rows)
+    cluster = kind(rows)
     asked = allocated = 0
     while asked < cluster.total:
         pod = order.pop() if order else chance.choice(pods)
         asked += pod.demand
-        if policy == "room":
+        if policy.startswith("room"):
             cluster.arrive(pod)
         if cluster.place(pod, policy, chance):
             allocated += pod.demand

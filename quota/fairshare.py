@@ -105,16 +105,15 @@ class UsageBook:
     sampled: Mapping[str, int] = field(default_factory=dict)
     entries: Mapping[str, int] = field(default_factory=dict)
 
-    def admitted(self, queue: str, gpus: int, sampling_s: int) -> UsageBook:
-        """The book after an admission."""
-        charged = self.entries.get(queue, 0) + entry_charge(gpus, sampling_s)
-        return UsageBook(self.sampled, {**self.entries, queue: charged})
+    def admitted(self, queue: str, charge: int) -> UsageBook:
+        """The book after an admission and its entry charge."""
+        return UsageBook(self.sampled, {**self.entries, queue: self.entries.get(queue, 0) + charge})
 
     def sample(self, held_ms: Mapping[str, int], elapsed_s: int, half_life_s: int) -> UsageBook:
         """The book after a sample: the past faded, real use since the last sample instead of entry charges.
 
         Args:
-            held_ms: GPU-milliseconds that each queue held since the last sample.
+            held_ms: GPU-milliseconds that each queue held since the last sample, every flavor at its rate.
             elapsed_s: seconds since then.
             half_life_s: the policy's half-life.
         """

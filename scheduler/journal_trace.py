@@ -9,9 +9,10 @@ from sqlalchemy import Engine
 
 from quota import service as quota
 from quota.model import Policy
-from scheduler.fields import Fields, integer, optional_integer
+from scheduler.fields import Fields, integer, optional_integer, request_of
 from scheduler.fold import FoldedState, fold
-from scheduler.model import FINAL_STATES, JobState
+from scheduler.machines import as_up
+from scheduler.model import FINAL_STATES, JobState, Node
 from scheduler.traces import TraceJob
 from store import clock, journal
 from store.engine import snapshot
@@ -20,7 +21,9 @@ MS = 1_000
 """Milliseconds of a second."""
 
 
-def read_journal(engine: Engine, *, days: int, at: datetime) -> tuple[list[TraceJob], list[str], Policy]:
+def read_journal(
+    engine: Engine, *, days: int, at: datetime
+) -> tuple[list[TraceJob], list[str], Policy, tuple[Node, ...]]:
     """Read the jobs submitted in the last days that ran and ended, their queues, and the policy in force.
 
     Args:
@@ -29,8 +32,8 @@ def read_journal(engine: Engine, *, days: int, at: datetime) -> tuple[list[Trace
         at: now.
 
     Returns:
-        Jobs by submission, the queue of each, the policy. A job's run is that of its last attempt, from its
-        commit to its end.
+        Jobs by submission, the queue of each, the policy, the nodes in service. A job's run is that of its last
+        attempt, from its commit to its end; it asks for all that it asked for, but priority, dependencies and arrays.
 
     Raises:
         NoPolicyError: no policy is in force.
@@ -50,10 +53,12 @@ def read_journal(engine: Engine, *, days: int, at: datetime) -> tuple[list[Trace
             tenant=str(job["project_id"]),
             sector="",
             walltime_s=integer(job["walltime_s"]),
+            asks=request_of(job),
         )
         for job_id, job, ran_ms in found
     ]
-    return jobs, [str(job["queue"]) for _, job, _ in found], policy
+    nodes = as_up(state.nodes[name] for name in sorted(state.nodes))
+    return jobs, [str(job["queue"]) for _, job, _ in found], policy, nodes
 
 
 def _runs(state: FoldedState, since_ms: int) -> Iterable[tuple[int, Fields, int]]:

@@ -6,14 +6,14 @@ Only dispatch and observation are replaced, by the run times of the trace; a pla
 from __future__ import annotations
 
 import heapq
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from enum import IntEnum
 from typing import Final
 from uuid import UUID
 
 from quota import ledger
-from quota.fairshare import UsageBook
+from quota.fairshare import UsageBook, charged, entry_charge, rate_of
 from quota.model import Balance, GrantId, Policy
 from quota.policy import policy_queue
 from scheduler import lifecycle
@@ -29,8 +29,10 @@ from scheduler.facts import (
     Requeue,
     Settle,
 )
+from scheduler.fields import capacity_of
 from scheduler.index import Index
 from scheduler.interval import Told
+from scheduler.machines import asked_on, uniform
 from scheduler.measures import Disruption, Ended
 from scheduler.model import (
     Admit,
@@ -40,7 +42,6 @@ from scheduler.model import (
     JobState,
     LiveAttempt,
     Node,
-    NodeState,
     PendingJob,
     Plan,
     Preempt,
@@ -55,7 +56,7 @@ from scheduler.traces import TraceJob
 MS: Final = 1_000
 """Milliseconds of a second."""
 FLAVOR: Final = "gpu"
-"""Flavor of every node of a replay."""
+"""Flavor of every node of a replay on uniform nodes."""
 CYCLE_S: Final = 30
 """Simulated seconds between cycles while something changes, where nothing else is asked for."""
 GRANT_S: Final = 10**15
@@ -91,8 +92,9 @@ class Replayer:
         jobs: of the trace, by submission.
         queues: queue of each job, in the same order; each is a queue of the policy.
         policy: the policy in force all the time.
-        nodes: how many.
-        gpus_per_node: of each.
+        nodes: how many uniform ones, on which jobs ask for GPUs alone; or the nodes, all in service, on which they
+            ask for all that the trace says.
+        gpus_per_node: of each uniform node.
         cycle_s: simulated seconds between cycles while something changes; a running scheduler's is 1.
     """
 
@@ -102,8 +104,8 @@ class Replayer:
         queues: Sequence[str],
         policy: Policy,
         *,
-        nodes: int,
-        gpus_per_node: int,
+        nodes: int | tuple[Node, ...],
+        gpus_per_node: int = 0,
         cycle_s: int = CYCLE_S,
     ) -> None:
         self._jobs: Final = jobs
@@ -114,17 +116,12 @@ class Replayer:
         self._grant: Final = GrantId(UUID(int=1))
         opening = ledger.grant(self._grant, GRANT_S)
         self._balance = ledger.apply(Balance(), opening)
-        self._nodes: Final = tuple(
-            Node(
-                name,
-                FLAVOR,
-                tuple(f"{name}:{gpu}" for gpu in range(gpus_per_node)),
-                NodeState.UP,
-                is_simulated=True,
-            )
-            for name in (f"n{number:05}" for number in range(nodes))
-        )
-        self._capacity: Final = {FLAVOR: nodes * gpus_per_node}
+        self._is_uniform: Final = isinstance(nodes, int)
+        self._nodes: Final = uniform(nodes, gpus_per_node, FLAVOR) if isinstance(nodes, int) else nodes
+        self._capacity: Final = capacity_of(self._nodes)
+        self._flavors: Final = tuple(sorted(self._capacity))
+        self._largest: Final = max((len(node.gpu_uuids) for node in self._nodes), default=0)
+        self._flavor_of: Final[Mapping[str, str]] = {node.name: node.flavor for node in self._nodes}
         self._index: Final = Index()
         self._heap: Final[list[tuple[int, int, int, str]]] = []
         self._seq = 0
@@ -187,16 +184,22 @@ class Replayer:
 
     def _submit(self, number: int, at_ms: int) -> None:
         job, job_id = self._jobs[number], JobId(number)
-        one = 1 if job.gpus <= len(self._nodes[0].gpu_uuids) else None
         self._views[job_id] = JobView(job_id, JobState.PENDING)
         self._pending[job_id] = PendingJob(
             id=job_id,
             project_id=UUID(int=0),
             queue=self._queues[number],
-            request=Request(job.gpus, job.walltime_s, (FLAVOR,), one),
+            request=self._request(job),
             priority=0,
             submitted_ms=at_ms,
         )
+
+    def _request(self, job: TraceJob) -> Request:
+        """All that the trace says; on uniform nodes, GPUs alone: on one node where they fit one."""
+        if self._is_uniform or job.asks is None:
+            one = 1 if job.gpus <= self._largest else None
+            return Request(job.gpus, job.walltime_s, self._flavors, one)
+        return asked_on(job.asks, self._flavors)
 
     def _cycle(self, at_ms: int) -> None:
         self._next_cycle_ms = None
@@ -210,14 +213,10 @@ class Replayer:
             self._wake(plan.next_ms)
 
     def _snapshot(self, at_ms: int) -> Snapshot:
-        grant = GrantView(
-            self._grant,
-            UUID(int=0),
-            FLAVOR,
-            0,
-            FOREVER_MS,
-            self._balance.remaining_s,
-            self._balance.pending_s,
+        left_s, pending_s = self._balance.remaining_s, self._balance.pending_s
+        grants = tuple(
+            GrantView(GrantId(UUID(int=number)), UUID(int=0), flavor, 0, FOREVER_MS, left_s, pending_s)
+            for number, flavor in enumerate(self._flavors, 1)
         )
         return Snapshot(
             at_ms=at_ms,
@@ -225,7 +224,7 @@ class Replayer:
             nodes=self._nodes,
             live=tuple(self._live[name] for name in sorted(self._live)),
             pending=tuple(self._pending[job_id] for job_id in sorted(self._pending)),
-            grants=(grant,),
+            grants=grants,
             capacity=self._capacity,
             usage=self._usage.usage(),
             reservations=self._reservations,
@@ -237,10 +236,15 @@ class Replayer:
             held = dict(self._held_ms)
             for attempt in self._live.values():
                 since_ms = at_ms - max(attempt.admitted_ms, self._sampled_ms)
-                held[attempt.queue] = held.get(attempt.queue, 0) + attempt.request.gpus * since_ms
+                held[attempt.queue] = held.get(attempt.queue, 0) + self._used(attempt, since_ms)
             self._usage = self._usage.sample(held, elapsed_s, self._policy.usage_half_life_s)
             self._held_ms.clear()
             self._sampled_ms = at_ms
+
+    def _used(self, attempt: LiveAttempt, held_ms: int) -> int:
+        """What an attempt used in so long, in GPU-milliseconds of whole GPUs."""
+        rate = rate_of(self._policy, self._flavor_of[attempt.slots[0].node])
+        return charged(attempt.request.gpus * held_ms, rate)
 
     def _apply(self, plan: Plan) -> None:
         reserved: list[Reservation] = []
@@ -301,7 +305,9 @@ class Replayer:
             view = lifecycle.step(view, RankStarted(attempt_id, rank, at_ms)).job
         self._views[job.id] = view
         queue = policy_queue(self._policy, job.queue)
-        self._usage = self._usage.admitted(queue, job.request.gpus, self._policy.usage_sampling_s)
+        rate = rate_of(self._policy, self._flavor_of[nodes[0]])
+        charge = entry_charge(job.request.gpus, self._policy.usage_sampling_s, rate)
+        self._usage = self._usage.admitted(queue, charge)
         self._live[attempt_id] = LiveAttempt(
             id=attempt_id,
             job_id=job.id,
@@ -361,7 +367,7 @@ class Replayer:
         del self._live[attempt.id]
         self._spans.setdefault(attempt.job_id, []).append((attempt.admitted_ms / MS, at_ms / MS))
         since_ms = at_ms - max(attempt.admitted_ms, self._sampled_ms)
-        self._held_ms[attempt.queue] = self._held_ms.get(attempt.queue, 0) + attempt.request.gpus * since_ms
+        self._held_ms[attempt.queue] = self._held_ms.get(attempt.queue, 0) + self._used(attempt, since_ms)
         claim_s = attempt.request.gpus * attempt.request.walltime_s
         for effect in outcome.effects:
             if isinstance(effect, Settle):

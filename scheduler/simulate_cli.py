@@ -18,7 +18,9 @@ import yaml
 from quota.model import Policy, QuotaNode
 from quota.policy import PolicyError, load_policy_text, policy_queue
 from scheduler.baselines import Asked, Baseline
+from scheduler.machines import READERS as MACHINES
 from scheduler.measures import Disruption, Ended, measure
+from scheduler.model import Node
 from scheduler.simulate import MS, Replayer
 from scheduler.traces import READERS, TraceError, TraceJob
 
@@ -37,8 +39,8 @@ class UsageError(ValueError):
     """What was asked for cannot be replayed; the message says what to change."""
 
 
-Load = tuple[Sequence[TraceJob], Sequence[str], Policy]
-"""Jobs, the queue of each, and the policy that these are queues of."""
+Load = tuple[Sequence[TraceJob], Sequence[str], Policy, tuple[Node, ...] | None]
+"""Jobs, the queue of each, the policy that these are queues of, and the nodes; None = uniform ones."""
 
 
 def simulate_main(
@@ -79,8 +81,12 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--days", type=int, default=30, help="of the journal, back from now")
     parser.add_argument("--format", choices=sorted(READERS), default="csv")
     parser.add_argument("--map", type=Path, help="YAML: tenants and sectors to queues, and a default queue")
-    parser.add_argument("--nodes", type=int, required=True)
-    parser.add_argument("--gpus-per-node", type=int, default=8)
+    machine = parser.add_mutually_exclusive_group()
+    machine.add_argument("--nodes", type=int, help="uniform nodes, on which jobs ask for GPUs alone")
+    machine.add_argument(
+        "--machine", type=Path, help="nodes with flavor, CPUs, memory and labels, in the trace's format"
+    )
+    parser.add_argument("--gpus-per-node", type=int, default=8, help="of uniform nodes")
     parser.add_argument(
         "--policy", type=Path, action="append", help="twice compares two policies side by side"
     )
@@ -100,15 +106,31 @@ def _load(
         with args.trace.open(encoding="utf-8") as lines:
             jobs = READERS[args.format](lines)
         policy, queues = _queues(jobs, policy_path, args.map)
-        return jobs, queues, policy
+        return jobs, queues, policy, _machine(args.machine, args.format)
     if read_journal is None or args.days < 1:
         raise UsageError("--from-journal needs the platform's database, and --days 1 or more")
-    own, waited_in, policy = read_journal(args.days)
+    if args.machine is not None:
+        raise UsageError(
+            "--machine is for a trace; --from-journal without --nodes has the platform's own nodes"
+        )
+    own, waited_in, policy, nodes = read_journal(args.days)
     if policy_path is not None:
         policy = load_policy_text(policy_path.read_text(encoding="utf-8"))[1]
     queues = [policy_queue(policy, queue) for queue in waited_in]
     _check_queues("the journal", queues, policy)
-    return own, queues, policy
+    return own, queues, policy, nodes if args.nodes is None else None
+
+
+def _machine(path: Path | None, trace_format: str) -> tuple[Node, ...] | None:
+    """The nodes of a file; None without one."""
+    if path is None:
+        return None
+    if trace_format not in MACHINES:
+        raise UsageError(
+            f"--machine is read as {' or '.join(sorted(MACHINES))}; give --nodes with {trace_format}"
+        )
+    with path.open(encoding="utf-8") as lines:
+        return MACHINES[trace_format](lines)
 
 
 def _check_queues(source: str, queues: Sequence[str], policy: Policy) -> None:
@@ -126,18 +148,28 @@ def _check_queues(source: str, queues: Sequence[str], policy: Policy) -> None:
 def _run(
     args: argparse.Namespace, policy_path: Path | None, read_journal: Callable[[int], Load] | None
 ) -> dict[str, object]:
-    jobs, queues, policy = _load(args, policy_path, read_journal)
-    if args.nodes < 1 or args.gpus_per_node < 1:
-        raise UsageError("--nodes and --gpus-per-node must be 1 or more")
-    capacity = args.nodes * args.gpus_per_node
+    jobs, queues, policy, machine = _load(args, policy_path, read_journal)
+    if machine is None and ((args.nodes or 0) < 1 or args.gpus_per_node < 1):
+        raise UsageError("--nodes (or --machine) is needed; --nodes and --gpus-per-node must be 1 or more")
+    capacity = (
+        args.nodes * args.gpus_per_node if machine is None else sum(len(node.gpu_uuids) for node in machine)
+    )
     largest = max((job.gpus for job in jobs), default=0)
     if largest > capacity:
         raise UsageError(f"the trace has a job of {largest} GPUs, the cluster {capacity}; add --nodes")
     if args.scheduler != "kezek":
+        if machine is not None:
+            raise UsageError(f"{args.scheduler} knows uniform nodes only; give --nodes")
         baseline = Baseline(args.scheduler, args.nodes, args.gpus_per_node)
         ended = replay_baseline(jobs, queues, baseline)
         return measure(ended, capacity, Disruption())
-    replayer = Replayer(jobs, queues, policy, nodes=args.nodes, gpus_per_node=args.gpus_per_node)
+    replayer = Replayer(
+        jobs,
+        queues,
+        policy,
+        nodes=args.nodes if machine is None else machine,
+        gpus_per_node=args.gpus_per_node,
+    )
     replay = replayer.run(_progress(len(jobs)) if sys.stderr.isatty() else lambda _: None)
     if len(replay.ended) < len(jobs):
         raise UsageError(f"{len(jobs) - len(replay.ended)} jobs can never start under this policy; change it")

@@ -3,6 +3,9 @@
 Where users get them: csv is this project's own form (job_id, submit_s, duration_s, gpus, tenant, sector, est_s);
 swf is the Standard Workload Format of the Parallel Workloads Archive; openb is the pod list of the Alibaba GPU
 cluster trace of 2023. Traces stay out of the repository.
+
+A trace may also say what a job asked for beyond GPUs; that counts where the machine is described too
+(`scheduler.machines`), and is left out on uniform nodes.
 """
 
 from __future__ import annotations
@@ -13,8 +16,24 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Final
 
+from scheduler.model import Placement, Request
+
+ASKS: Final = (
+    "nodes",
+    "flavors",
+    "cpus_per_gpu",
+    "memory_bytes_per_gpu",
+    "node_labels",
+    "topology_required",
+    "topology_preferred",
+    "placement",
+)
+"""Columns of the project's own form that may be left out: what a job asked for beyond GPUs."""
 MAX_TRACE_JOBS: Final = 5_000_000
 """Jobs of one trace: what fits the memory of a small machine."""
+
+MIB: Final = 2**20
+"""Bytes of a MiB."""
 
 SWF_FIELDS: Final = 18
 """Fields of a line of the Standard Workload Format, version 2.2."""
@@ -45,6 +64,7 @@ class TraceJob:
         tenant: who paid.
         sector: a group of tenants; "" where the trace has none.
         walltime_s: what was asked for; never below 1.
+        asks: all that was asked for, as far as the trace says it; no flavors = any; None = GPUs alone.
     """
 
     id: str
@@ -54,31 +74,67 @@ class TraceJob:
     tenant: str
     sector: str
     walltime_s: int
+    asks: Request | None = None
 
 
 def read_csv(lines: Iterable[str]) -> list[TraceJob]:
-    """Read the project's own form; the header names the columns.
+    """Read the project's own form; the header names the columns. Those of `asks` may be left out.
 
     Raises:
         TraceError: a column is missing or a figure is none.
     """
     found: list[TraceJob] = []
     for number, row in enumerate(csv.DictReader(lines), start=2):
-        duration_s = _figure(row.get("duration_s"), "duration_s", number)
-        found.append(
-            TraceJob(
-                id=row.get("job_id") or f"line-{number}",
-                submit_s=_figure(row.get("submit_s"), "submit_s", number),
-                duration_s=duration_s,
-                gpus=_figure(row.get("gpus"), "gpus", number),
-                tenant=row.get("tenant") or "all",
-                sector=row.get("sector") or "",
-                walltime_s=max(1, _figure(row.get("est_s"), "est_s", number))
-                if row.get("est_s")
-                else max(1, duration_s),
-            )
+        duration_s = figure(row.get("duration_s"), "duration_s", number)
+        est_s = figure(row.get("est_s"), "est_s", number) if row.get("est_s") else duration_s
+        job = TraceJob(
+            id=row.get("job_id") or f"line-{number}",
+            submit_s=figure(row.get("submit_s"), "submit_s", number),
+            duration_s=duration_s,
+            gpus=figure(row.get("gpus"), "gpus", number),
+            tenant=row.get("tenant") or "all",
+            sector=row.get("sector") or "",
+            walltime_s=max(1, est_s),
         )
+        found.append(replace(job, asks=_asks(row, job, number)))
     return _usable(found)
+
+
+def _asks(row: Mapping[str, str | None], job: TraceJob, number: int) -> Request | None:
+    """What a row of the project's own form asks for beyond GPUs; None for nothing."""
+    if not any(row.get(name) for name in ASKS):
+        return None
+
+    def stated(name: str) -> int | None:
+        return figure(row[name], name, number) if row.get(name) else None
+
+    placement = row.get("placement") or Placement.PACK.value
+    if placement not in set(Placement):
+        raise TraceError(number, f'"placement" is {placement!r}, must be one of {", ".join(Placement)}')
+    return Request(
+        gpus=job.gpus,
+        walltime_s=job.walltime_s,
+        flavors=tuple(filter(None, (row.get("flavors") or "").split("|"))),
+        node_labels=labels_of(row.get("node_labels"), number),
+        topology_required=row.get("topology_required") or None,
+        topology_preferred=row.get("topology_preferred") or None,
+        placement=Placement(placement),
+        nodes=stated("nodes"),
+        cpus_per_gpu=stated("cpus_per_gpu"),
+        memory_bytes_per_gpu=stated("memory_bytes_per_gpu"),
+    )
+
+
+def labels_of(text: str | None, number: int) -> tuple[tuple[str, str], ...]:
+    """Labels of `key=value|key=value`, by key.
+
+    Raises:
+        TraceError: one has no value, in line `number`.
+    """
+    pairs = [part.partition("=") for part in filter(None, (text or "").split("|"))]
+    if not all(key and value for key, _, value in pairs):
+        raise TraceError(number, f"labels are {text!r}, must be key=value, more of them divided by |")
+    return tuple(sorted((key, value) for key, _, value in pairs))
 
 
 def read_swf(lines: Iterable[str]) -> list[TraceJob]:
@@ -97,16 +153,16 @@ def read_swf(lines: Iterable[str]) -> list[TraceJob]:
         if len(fields) != SWF_FIELDS:
             raise TraceError(number, f"has {len(fields)} fields, the format has {SWF_FIELDS}")
         gpus = (
-            _figure(fields[7], "requested processors", number)
+            figure(fields[7], "requested processors", number)
             if fields[7] != "-1"
-            else _figure(fields[4], "allocated processors", number)
+            else figure(fields[4], "allocated processors", number)
         )
-        duration_s = _figure(fields[3], "run time", number)
-        asked_s = _figure(fields[8], "requested time", number)
+        duration_s = figure(fields[3], "run time", number)
+        asked_s = figure(fields[8], "requested time", number)
         found.append(
             TraceJob(
                 id=fields[0],
-                submit_s=_figure(fields[1], "submit time", number),
+                submit_s=figure(fields[1], "submit time", number),
                 duration_s=duration_s,
                 gpus=gpus,
                 tenant=f"user-{fields[11]}",
@@ -120,6 +176,8 @@ def read_swf(lines: Iterable[str]) -> list[TraceJob]:
 def read_openb(lines: Iterable[str]) -> list[TraceJob]:
     """Read the pod list: pods with GPUs that were scheduled; a share of a GPU counts as a whole one.
 
+    A pod asks for one node, its CPUs and memory, rounded up for each GPU, and any of the models it names.
+
     The trace names no tenant: the class of service (`qos`) stands for it; nor a walltime: the run time does.
 
     Raises:
@@ -129,18 +187,29 @@ def read_openb(lines: Iterable[str]) -> list[TraceJob]:
     for number, row in enumerate(csv.DictReader(lines), start=2):
         if not row.get("scheduled_time") or not row.get("deletion_time"):
             continue
-        duration_s = _figure(row.get("deletion_time"), "deletion_time", number) - _figure(
+        duration_s = figure(row.get("deletion_time"), "deletion_time", number) - figure(
             row.get("scheduled_time"), "scheduled_time", number
         )
+        gpus = figure(row.get("num_gpu"), "num_gpu", number)
+        cpu_milli = figure(row.get("cpu_milli"), "cpu_milli", number)
+        memory_bytes = figure(row.get("memory_mib"), "memory_mib", number) * MIB
         found.append(
             TraceJob(
                 id=row.get("name") or f"line-{number}",
-                submit_s=_figure(row.get("creation_time"), "creation_time", number),
+                submit_s=figure(row.get("creation_time"), "creation_time", number),
                 duration_s=duration_s,
-                gpus=_figure(row.get("num_gpu"), "num_gpu", number),
+                gpus=gpus,
                 tenant=row.get("qos") or "all",
                 sector="",
                 walltime_s=max(1, duration_s),
+                asks=Request(
+                    gpus=gpus,
+                    walltime_s=max(1, duration_s),
+                    flavors=tuple(filter(None, (row.get("gpu_spec") or "").split("|"))),
+                    nodes=1,
+                    cpus_per_gpu=-(-cpu_milli // (1_000 * max(1, gpus))),
+                    memory_bytes_per_gpu=-(-memory_bytes // max(1, gpus)),
+                ),
             )
         )
     return _usable(found)
@@ -154,12 +223,16 @@ READERS: Final[Mapping[str, Callable[[Iterable[str]], list[TraceJob]]]] = {
 """Readers by the name of the format."""
 
 
-def _figure(text: str | None, name: str, number: int) -> int:
-    """A whole number of a row; decimals are rounded down."""
+def figure(text: str | None, name: str, number: int) -> int:
+    """A whole number of line `number`; decimals are rounded down.
+
+    Raises:
+        TraceError: it is none.
+    """
     try:
         return math.floor(float(text or ""))
     except (ValueError, OverflowError):
-        raise TraceError(number, f'"{name}" is {text!r}, must be a number of seconds or GPUs') from None
+        raise TraceError(number, f'"{name}" is {text!r}, must be a number') from None
 
 
 def _usable(jobs: list[TraceJob]) -> list[TraceJob]:

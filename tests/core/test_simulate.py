@@ -10,6 +10,7 @@ import pytest
 from quota import ledger
 from scheduler.baselines import Baseline
 from scheduler.measures import Disruption, Ended, measure, percentile
+from scheduler.model import Request
 from scheduler.simulate import Replayer
 from scheduler.simulate_cli import replay_baseline, simulate_main
 from scheduler.traces import READERS, TraceError, TraceJob, read_csv, read_openb, read_swf
@@ -59,7 +60,8 @@ def test_openb_leaves_out_pods_without_gpus_or_a_start():
         "p1,1,1,0,0,,LS,Running,0,9,1",
         "p2,1,1,1,1000,,,Pending,0,9,",
     ]
-    assert read_openb(lines) == [TraceJob("p0", 0, 50, 1, "LS", "", 50)]
+    asks = Request(1, 50, (), 1, cpus_per_gpu=1, memory_bytes_per_gpu=2**20)
+    assert read_openb(lines) == [TraceJob("p0", 0, 50, 1, "LS", "", 50, asks)]
     assert read_openb([head, ",1,1,2,1000,,,Running,0,9,1"])[0].tenant == "all"
 
 

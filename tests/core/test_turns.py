@@ -439,6 +439,6 @@ def test_an_attempt_that_gave_way_waits_again_with_its_place():
 def test_use_fades_by_half_and_entries_count_until_the_next_sample():
     assert faded(1_000, 60, 60) == 500
     assert entry_charge(4, 3_600) == 14_400_000
-    book = UsageBook({"a": 1_000}).admitted("a", 1, 60).admitted("b", 2, 60)
+    book = UsageBook({"a": 1_000}).admitted("a", entry_charge(1, 60)).admitted("b", entry_charge(2, 60))
     assert book.usage() == {"a": 61_000, "b": 120_000}
     assert book.sample({"a": 5}, 60, 60).usage() == {"a": 505}

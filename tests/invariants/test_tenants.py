@@ -65,6 +65,7 @@ ALLOWED = {
     "scheduler.compare.compare": VERIFIED,
     "scheduler.explaining.last_starts": "how far planned starts were from what was told, without saying whose",
     "scheduler.figures._held_by_queue": FIGURE,
+    "scheduler.figures._slice_use": FIGURE,
     "scheduler.figures._uses": FIGURE,
     "scheduler.figures._waits_s": FIGURE,
     "scheduler.figures.cluster": FIGURE,

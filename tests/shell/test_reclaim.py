@@ -449,9 +449,17 @@ def test_the_platforms_own_load_is_replayed_under_another_policy(shared, tmp_pat
     world.finish(done)
     world.hear()
     assert world.state(running) is JobState.RUNNING
-    jobs_read, queues, policy = read_journal(world.engine, days=1, at=clock.now())
+    jobs_read, queues, policy, own_nodes = read_journal(world.engine, days=1, at=clock.now())
     assert [(job.id, job.gpus) for job in jobs_read] == [(str(done), 2)]
     assert (queues, policy.version) == (["science"], "test-2")
+    assert jobs_read[0].asks == world.view(done).request
+    assert [(node.name, node.flavor, len(node.gpu_uuids)) for node in own_nodes] == [
+        ("n0", "h200", 8),
+        ("n1", "h200", 8),
+    ]
+    on_its_own = ["--from-journal", "--json"]
+    assert simulate_main(on_its_own, lambda days: read_journal(world.engine, days=days, at=clock.now())) == 0
+    assert json.loads(capsys.readouterr().out)["jobs"] == 1
     argv = ["--from-journal", "--nodes", "2", "--json"]
     assert simulate_main(argv, lambda days: read_journal(world.engine, days=days, at=clock.now())) == 0
     assert json.loads(capsys.readouterr().out)["jobs"] == 1
