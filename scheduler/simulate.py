@@ -25,7 +25,6 @@ from scheduler.facts import (
     LaunchCommitted,
     Outcome,
     RankExited,
-    RankStarted,
     Requeue,
     Settle,
 )
@@ -60,6 +59,8 @@ CYCLE_S: Final = 30
 """Simulated seconds between cycles while something changes, where nothing else is asked for."""
 GRANT_S: Final = 10**15
 """Device-seconds of the one grant: a trace knows no budgets."""
+PROJECT: Final = UUID(int=0)
+"""The one project of a replay: a trace knows none."""
 FOREVER_MS: Final = 10**15
 """An end of time that no trace reaches, in milliseconds."""
 
@@ -191,7 +192,7 @@ class Replayer:
         self._views[job_id] = JobView(job_id, JobState.PENDING)
         self._pending[job_id] = PendingJob(
             id=job_id,
-            project_id=UUID(int=0),
+            project_id=PROJECT,
             queue=self._queues[number],
             request=Request(job.gpus, job.walltime_s, (FLAVOR,), one),
             priority=0,
@@ -212,7 +213,7 @@ class Replayer:
     def _snapshot(self, at_ms: int) -> Snapshot:
         grant = GrantView(
             self._grant,
-            UUID(int=0),
+            PROJECT,
             FLAVOR,
             0,
             FOREVER_MS,
@@ -296,10 +297,8 @@ class Replayer:
         view = lifecycle.step(
             view, Admitted(attempt_id, job.request.gpus, job.request.walltime_s, nodes, at_ms)
         ).job
-        view = lifecycle.step(view, LaunchCommitted(attempt_id, at_ms)).job
-        for rank in range(len(nodes)):
-            view = lifecycle.step(view, RankStarted(attempt_id, rank, at_ms)).job
-        self._views[job.id] = view
+        # That its ranks began is told with their ends, as by an agent whose reports came late.
+        self._views[job.id] = lifecycle.step(view, LaunchCommitted(attempt_id, at_ms)).job
         queue = policy_queue(self._policy, job.queue)
         self._usage = self._usage.admitted(queue, job.request.gpus, self._policy.usage_sampling_s)
         self._live[attempt_id] = LiveAttempt(
@@ -328,7 +327,8 @@ class Replayer:
     def _end(self, attempt: LiveAttempt, at_ms: int) -> None:
         """The program ended by itself."""
         for rank in range(len(attempt.slots)):
-            outcome = self._step(attempt, RankExited(attempt.id, rank, at_ms, exit_code=0))
+            exited = RankExited(attempt.id, rank, at_ms, exit_code=0, started_ms=attempt.committed_ms)
+            outcome = self._step(attempt, exited)
         self._settled(attempt, outcome, at_ms)
         job = self._jobs[attempt.job_id]
         self._ended.append(
