@@ -16,6 +16,7 @@ from api.limits import PUBLIC_CACHE_S
 from api.visitors import Kept, RateLimit
 from products.opendata import OpenData
 from scheduler.dispatch.executor import Executor
+from scheduler.explaining import Explanations
 from store import clock
 
 
@@ -41,6 +42,7 @@ class Context:
         metrics_token: what `/metrics` asks for; None for nothing.
         visitors: requests of those without a token, by address.
         open_data: the public figures, computed once a minute at most.
+        explanations: what the last one knew of the waiting jobs.
     """
 
     engine: Engine
@@ -52,6 +54,7 @@ class Context:
     followers: Followers = field(default_factory=Followers)
     visitors: RateLimit = field(default_factory=RateLimit)
     open_data: Kept[OpenData] = field(default_factory=lambda: Kept(PUBLIC_CACHE_S))
+    explanations: Explanations = field(default_factory=Explanations)
 
 
 def context_of(request: Request) -> Context:

@@ -6,9 +6,10 @@ Entries are only ever added; a balance is their sum. Rates never enter: they ser
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Final
 
+from quota.frozen import replace
 from quota.model import Account, Balance, Entry, EntryKind, GrantId
 
 MS_PER_S: Final = 1_000

@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+from itertools import compress, count
+from operator import is_not
 from typing import Final, Protocol, TypeVar
 
 BLOCK: Final = 4_096
 """Items that are compared at once where nothing differs."""
 FIRST: Final = 16
 """Items that are compared at once right behind a difference; twice as many at each step."""
+
+
+SCANNED: Final = 64
+"""Items of a block that differs, at most, in which the first other object is looked for."""
 
 
 class _Named(Protocol):
@@ -35,10 +41,14 @@ def changes(before: tuple[Item, ...], after: tuple[Item, ...]) -> tuple[list[Ite
             old, new = min(old + block, len(before)), min(new + block, len(after))
             block = min(2 * block, BLOCK)
             continue
-        if block > 1 and before[old] == after[new]:
-            block = max(1, block // 2)
+        if block > SCANNED:
+            block //= 2
             continue
-        block = FIRST
+        others = map(is_not, before[old : old + block], after[new : new + block])
+        same = next(compress(count(), others), min(len(before) - old, len(after) - new, block))
+        old, new, block = old + same, new + same, FIRST
+        if old == len(before) or new == len(after):
+            break
         mine, its = before[old], after[new]
         if mine == its:
             old, new = old + 1, new + 1
@@ -50,8 +60,8 @@ def changes(before: tuple[Item, ...], after: tuple[Item, ...]) -> tuple[list[Ite
             new += 1
     gone.update({item.id: item for item in before[old:]})
     came.update({item.id: item for item in after[new:]})
-    same = {name for name, item in gone.items() if came.get(name) == item}
+    kept = {name for name, item in gone.items() if came.get(name) == item}
     return (
-        [item for name, item in came.items() if name not in same],
-        [item for name, item in gone.items() if name not in same],
+        [item for name, item in came.items() if name not in kept],
+        [item for name, item in gone.items() if name not in kept],
     )

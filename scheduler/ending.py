@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import Final, cast
 
+from quota.frozen import replace
 from quota.ledger import used_device_seconds
 from scheduler.facts import (
     AttemptView,

@@ -12,6 +12,7 @@ from typing import Final
 
 from quota.model import Policy
 from quota.policy import policy_queue
+from scheduler.entries import waits_of
 from scheduler.fit import MS, Bounds, Fit, World, can_ever_fit, fits
 from scheduler.index import Index
 from scheduler.interval import Interval
@@ -81,29 +82,51 @@ class Explanation:
 
 
 def explain(job_id: JobId, snapshot: Snapshot, policy: Policy) -> Explanation | None:
-    """Explain why a job of the snapshot waits; None when it starts in this cycle or is not waiting.
+    """Explain why a job of the snapshot waits; None when it starts in this cycle or is not waiting."""
+    return Explainer().explain(job_id, snapshot, policy)
 
-    Some ten plans, O(log walltime + log GPUs) at worst; one where no other request mends anything, none for
-    NEVER_FITS.
+
+class Explainer:
+    """Explains one job after the other: what one explanation knew of the waiting jobs serves the next.
+
+    One thread uses it. An explanation is the same whatever was asked before.
     """
-    job = next((job for job in snapshot.pending if job.id == job_id), None)
-    if job is None:
-        return None
-    index = Index()
-    never = never_fits(job_id, job.queue, job.request, index.bounds(snapshot, policy))
-    if never is not None:
-        return never
-    plan = make_plan(snapshot, policy, index)
-    wait = next((entry for entry in plan.entries if isinstance(entry, Wait) and entry.job_id == job_id), None)
-    if wait is None:
-        return None
-    place, ahead = _ahead(job, snapshot, index.bounds(snapshot, policy))
-    starts = (
-        entry.start_ms for entry in plan.effects if isinstance(entry, Reserve) and entry.job_id == job_id
-    )
-    is_tried = wait.reason not in UNMENDED and len(snapshot.pending) <= MAX_TRIED
-    changes = tuple(_changes(_Trial(job, snapshot, policy, index), plan)) if is_tried else ()
-    return Explanation(job_id, wait, place, ahead, next(starts, None), changes)
+
+    def __init__(self) -> None:
+        self._index: Final = Index()
+        self._planned: tuple[Snapshot, Policy, Plan] | None = None
+
+    def explain(self, job_id: JobId, snapshot: Snapshot, policy: Policy) -> Explanation | None:
+        """Explain why a job of the snapshot waits; None when it starts in this cycle or is not waiting.
+
+        Mostly two plans, O(log walltime + log GPUs) at worst; one where no other request mends anything, none for
+        NEVER_FITS. Asked about the same snapshot again, it makes that one's plan no second time.
+        """
+        job = next((job for job in snapshot.pending if job.id == job_id), None)
+        if job is None:
+            return None
+        bounds = self._index.bounds(snapshot, policy)
+        never = never_fits(job_id, job.queue, job.request, bounds)
+        if never is not None:
+            return never
+        plan = self._plan(snapshot, policy)
+        wait = next(iter(waits_of(plan, {job_id})), None)
+        if wait is None:
+            return None
+        place, ahead = _ahead(job, snapshot, bounds)
+        starts = (
+            entry.start_ms for entry in plan.effects if isinstance(entry, Reserve) and entry.job_id == job_id
+        )
+        is_tried = wait.reason not in UNMENDED and len(snapshot.pending) <= MAX_TRIED
+        changes = tuple(_changes(_Trial(job, snapshot, policy, self._index), plan)) if is_tried else ()
+        return Explanation(job_id, wait, place, ahead, next(starts, None), changes)
+
+    def _plan(self, snapshot: Snapshot, policy: Policy) -> Plan:
+        """The plan of a snapshot, made anew for another one."""
+        known = self._planned
+        if known is None or known[0] is not snapshot or known[1] is not policy:
+            known = self._planned = (snapshot, policy, make_plan(snapshot, policy, self._index))
+        return known[2]
 
 
 def never_fits(job_id: JobId, queue: str, request: Request, bounds: Bounds) -> Explanation | None:
@@ -195,12 +218,11 @@ def _changes(trial: _Trial, plan: Plan) -> Iterator[Change]:
     request = trial.job.request
     step = request.nodes or 1
     fitting = _most(request.gpus // step, lambda number: trial.may_start(gpus=number * step))
-    steps = _most(request.gpus // step, lambda number: trial.starts(gpus=number * step), (fitting,))
+    steps = _most_of(fitting, lambda number: trial.starts(gpus=number * step))
     if steps:
         yield Change("gpus", request.gpus, steps * step)
     fitting = _most(request.walltime_s, lambda number: trial.may_start(walltime_s=number))
-    hints = sorted({*trial.ends_s(plan), fitting})
-    walltime_s = _most(request.walltime_s, lambda number: trial.starts(walltime_s=number), hints)
+    walltime_s = _most_of(fitting, lambda number: trial.starts(walltime_s=number), trial.ends_s(plan))
     if walltime_s:
         yield Change("walltime_s", request.walltime_s, walltime_s)
     if request.nodes is not None and trial.starts(nodes=None):
@@ -209,6 +231,13 @@ def _changes(trial: _Trial, plan: Plan) -> Iterator[Change]:
         if trial.starts(flavors=(other,)):
             yield Change("flavor", ",".join(request.flavors), other)
             return
+
+
+def _most_of(fitting: int, starts: Callable[[int], bool], hints: Sequence[int] = ()) -> int:
+    """`_most` where one more than `fitting` would not fit even beside the running jobs alone."""
+    if not fitting or starts(fitting):
+        return fitting
+    return _most(fitting, starts, hints) if fitting > 1 else 0
 
 
 def _most(asked: int, starts: Callable[[int], bool], hints: Sequence[int] = ()) -> int:

@@ -6,7 +6,7 @@ to "why is my job waiting" is its refusal.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Final, cast
 
 import numpy as np
@@ -125,9 +125,13 @@ def not_eligible(job: PendingJob, world: World) -> NoFit | None:
     refusal = _kept_back(job, world)
     if refusal is not None:
         return refusal
-    grants = [_grant(job, flavor, world) for flavor in job.request.flavors]
-    refusals = [grant for grant in grants if isinstance(grant, NoFit)]
-    return max(refusals, key=_nearness) if len(refusals) == len(grants) else None
+    refusals: list[NoFit] = []
+    for flavor in job.request.flavors:
+        grant = _grant(job, flavor, world)
+        if not isinstance(grant, NoFit):
+            return None
+        refusals.append(grant)
+    return max(refusals, key=_nearness)
 
 
 def _kept_back(job: PendingJob, world: World) -> NoFit | None:
@@ -308,7 +312,7 @@ def _spot_beside(job: PendingJob, profile: Profile, world: World, ask: Ask, shap
     if picks is not None:
         return picks
     beside_none = profile.open(profile.rooms.free, *span, job.project_id)
-    beside_none = world.with_beside(beside_none, shape, replace(ask, past=everyone), ())
+    beside_none = world.with_beside(beside_none, shape, ask._replace(past=everyone), ())
     if profile.rooms.pick(beside_none, shape) is None:
         window = min((window for window, _ in profile.closed(*span, job.project_id)), key=lambda w: w.from_ms)
         numbers: dict[str, int | str] = {"window": window.id, "start_ms": window.from_ms}
@@ -320,7 +324,7 @@ def _spot_beside(job: PendingJob, profile: Profile, world: World, ask: Ask, shap
         counted.add(hold.job_id)
         past = (everyone - counted).union(ask.past)
         room = profile.open(profile.throughout(*span, past=past), *span, job.project_id)
-        room = world.with_beside(room, shape, replace(ask, past=past), ())
+        room = world.with_beside(room, shape, ask._replace(past=past), ())
         if profile.rooms.pick(room, shape) is None:
             break
     return _reserved(hold)

@@ -124,7 +124,7 @@ class Index:
             known is None
             or known[0] != snapshot.nodes
             or known[1] != snapshot.capacity
-            or known[2].policy != policy
+            or not (known[2].policy is policy or known[2].policy == policy)
         ):
             known = self._bounds = (
                 snapshot.nodes,
@@ -155,7 +155,8 @@ class Index:
             aging: which jobs are aged at the snapshot's instant.
         """
         is_same = policy is self._policy or policy == self._policy
-        if not is_same or snapshot.at_ms < self._at_ms or aging.nominals != self._nominals:
+        is_same = is_same and (aging.nominals is self._nominals or aging.nominals == self._nominals)
+        if not is_same or snapshot.at_ms < self._at_ms:
             self._forget()
         self._policy, self._nominals, self._at_ms = policy, aging.nominals, snapshot.at_ms
         came, gone = changes(self._pending, snapshot.pending)
@@ -171,6 +172,8 @@ class Index:
             alike[shape] = [kind.now for kind in kinds]
             if not kinds:
                 del alike[shape], self._shapes[queue][shape]
+            if not alike:
+                del self.alike[queue]
         self._changed.clear()
 
     def place(self, job_id: JobId) -> tuple[Kind, int]:

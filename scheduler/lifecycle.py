@@ -8,9 +8,9 @@ arrived, or `AbsenceProven` has.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import replace
 from typing import Final, TypeVar, cast
 
+from quota.frozen import replace
 from scheduler.ending import attempt_of, end_attempt
 from scheduler.facts import (
     AbsenceProven,

@@ -99,6 +99,15 @@ def key_of(job: PendingJob, *, is_aged: bool) -> Key:
     return tuple(rule.key(job, is_aged) for rule in RULES)
 
 
+def times_of(tree: Tree) -> dict[str, int]:
+    """How often the use of each node counts, so that it compares with its siblings' as use per weight would."""
+    times: dict[str, int] = {}
+    for children in tree.below.values():
+        whole = lcm(*(tree.weight[child] for child in children))
+        times.update({child: whole // tree.weight[child] for child in children})
+    return times
+
+
 class FairShare:
     """Decayed use per weight at every node of the tree; working state of one cycle.
 
@@ -108,30 +117,47 @@ class FairShare:
         tree: weights and children.
         usage: GPU-milliseconds of each queue, decayed.
         priorities: of nodes, for children of equal use.
+        times: as `times_of` says for the tree.
     """
 
-    def __init__(self, tree: Tree, usage: Mapping[str, int], priorities: Mapping[str, int]) -> None:
+    def __init__(
+        self,
+        tree: Tree,
+        usage: Mapping[str, int],
+        priorities: Mapping[str, int],
+        times: Mapping[str, int],
+    ) -> None:
         self._below: Final = tree.below
         self._priorities: Final = priorities
+        self._usage: Final = dict(usage)
+        self._known: dict[str, int] | None = None
+        self._times: Final = times
         self._keys: Final[dict[str, tuple[int, int, str]]] = {}
         self._asked: frozenset[str] = frozenset()
         self._on_way: set[str] = set()
-        self._used: Final[dict[str, int]] = {}
-        self._times: Final[dict[str, int]] = {}
-        for children in tree.below.values():
-            whole = lcm(*(tree.weight[child] for child in children))
-            self._times.update({child: whole // tree.weight[child] for child in children})
-        for queue, used in usage.items():
-            self.charge(queue, used)
 
     def charge(self, queue: str, used: int) -> None:
         """The queue, and every node above it, used so much more."""
         for node in ancestors(queue):
-            self._used[node] = self._used.get(node, 0) + used
             self._keys.pop(node, None)
+        self._usage[queue] = self._usage.get(queue, 0) + used
+        if self._known is not None:
+            _charge(self._known, queue, used)
+
+    @property
+    def _used(self) -> dict[str, int]:
+        """Use of every node; added up when two queues are first compared."""
+        if self._known is None:
+            self._known = {}
+            for queue, used in self._usage.items():
+                _charge(self._known, queue, used)
+        return self._known
 
     def next_of(self, queues: Iterable[str]) -> str:
         """Which of these queues goes first, at least one given. O(queues x depth + children on the way)."""
+        queues = list(queues)
+        if len(queues) == 1:
+            return queues[0]
         if ROOT not in self._below:
             return min(queues)  # nothing is in service
         asked = frozenset(queues)
@@ -162,6 +188,12 @@ class FairShare:
         used = (self._used.get(mine, 0) - less_ahead) * self._times[mine]
         others = (self._used.get(other, 0) - less_behind) * self._times[other]
         return FAIR_SHARE if used != others else PRIORITY_CLASS
+
+
+def _charge(known: dict[str, int], queue: str, used: int) -> None:
+    """The queue, and every node above it, used so much more."""
+    for node in ancestors(queue):
+        known[node] = known.get(node, 0) + used
 
 
 def siblings(one: str, other: str) -> tuple[str, str]:

@@ -7,8 +7,7 @@ to be spread. Source: best fit of bin packing; Slurm's CR_LLN, least loaded node
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Sequence
-from dataclasses import dataclass
-from typing import Final
+from typing import Final, NamedTuple
 
 import numpy as np
 
@@ -35,9 +34,8 @@ Picks = tuple[tuple[int, int], ...]
 """The same with the nodes' positions instead of their names."""
 
 
-@dataclass(frozen=True, slots=True)
-class Shape:
-    """What placement looks at.
+class Shape(NamedTuple):
+    """What placement looks at; a tuple, as it is looked up by many times in a cycle.
 
     Args:
         gpus: of one flavor.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Collection, Container, Iterable
+from collections.abc import Collection, Container, Iterable, Sequence
 from dataclasses import replace
 from typing import Final
 
@@ -65,6 +65,7 @@ def make_plan(snapshot: Snapshot, policy: Policy, index: Index | None = None) ->
     while start_reclaimers(turns):
         second_turns(turns)
     spare_needless(turns)
+    holds = turns.world.holds()
     return Plan(
         snapshot.at_ms,
         snapshot.version,
@@ -72,9 +73,9 @@ def make_plan(snapshot: Snapshot, policy: Policy, index: Index | None = None) ->
         Entries(
             (*expired, *_admits(turns)),
             lambda jobs: _waits(turns, jobs),
-            (*_reserves(turns), *_preempts(turns)),
+            (*_reserves(turns, holds), *_preempts(holds)),
         ),
-        _next_ms(turns),
+        _next_ms(turns, holds),
         moved(turns),
         sum(snapshot.capacity.values()),
     )
@@ -107,7 +108,7 @@ def _waits(turns: Turns, jobs: Container[JobId] | None) -> list[Wait]:
     return sorted(found, key=lambda wait: wait.job_id)
 
 
-def _reserves(turns: Turns) -> list[PlanEntry]:
+def _reserves(turns: Turns, holds: Sequence[Hold]) -> list[PlanEntry]:
     """Planned starts, by job."""
     rooms = turns.world.free
     return [
@@ -119,21 +120,21 @@ def _reserves(turns: Turns) -> list[PlanEntry]:
             share_class=hold.share_class,
             is_reclaim=hold.is_reclaim,
         )
-        for hold in turns.world.holds()
+        for hold in holds
     ]
 
 
-def _preempts(turns: Turns) -> list[PlanEntry]:
+def _preempts(holds: Sequence[Hold]) -> list[PlanEntry]:
     """Notices that go out now, by job and victim."""
     return [
         Preempt(victim, hold.job_id, hold.start_ms)
-        for hold in turns.world.holds()
+        for hold in holds
         if hold.is_reclaim
         for victim in sorted(hold.victims)
     ]
 
 
-def _next_ms(turns: Turns) -> int | None:
+def _next_ms(turns: Turns, holds: Sequence[Hold]) -> int | None:
     """When the next planned start comes or its victims have to get notice."""
 
     def due_ms(hold: Hold) -> int:
@@ -141,7 +142,7 @@ def _next_ms(turns: Turns) -> int | None:
         graces = [runs[victim].grace_ms for victim in hold.victims]
         return hold.start_ms - (0 if hold.is_reclaim else max(graces, default=0))
 
-    found = [due_ms(hold) for hold in turns.world.holds()]
+    found = [due_ms(hold) for hold in holds]
     return min((at_ms for at_ms in found if at_ms > turns.world.at_ms), default=None)
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from bisect import bisect_right
 from collections import Counter
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Final
 from uuid import UUID
@@ -17,9 +17,11 @@ import numpy as np
 
 from scheduler.model import AttemptId, JobId, ShareClass
 from scheduler.place import Counts, Picks, Rooms
-from scheduler.timeline import Timeline
+from scheduler.timeline import Timeline, distinct
 from scheduler.windows import Window
 
+FEW_INSTANTS: Final = 8
+"""Instants that are looked at one by one before the table of all of them is made."""
 OVERDUE_MS: Final = 60_000
 """Milliseconds that something still running past its end is expected to take: a kill and its report."""
 
@@ -96,7 +98,7 @@ class Profile:
         flavor: of all its nodes.
         rooms: sizes and what is free now; whoever takes from it says so with `start`.
         at_ms: now.
-        runs: what holds GPUs now.
+        runs: what holds GPUs now; from here on the profile's own.
         windows: spans in which nodes are set apart.
     """
 
@@ -106,13 +108,13 @@ class Profile:
         rooms: Rooms,
         at_ms: int,
         *,
-        runs: Mapping[AttemptId, Run],
+        runs: dict[AttemptId, Run],
         windows: Sequence[Window],
     ) -> None:
         self.flavor: Final = flavor
         self.rooms: Final = rooms
         self.at_ms: Final = at_ms
-        self.runs: Final = dict(runs)
+        self.runs: Final = runs
         self.holds: Final[dict[JobId, Hold]] = {}
         self.windows: Final = tuple(windows)
         self.begins: Final[Counter[int]] = Counter()
@@ -125,12 +127,13 @@ class Profile:
         self._timeline: Timeline | None = None
         self._ends: tuple[Counts, Counts, Counts] | None = None
         self._rows: Counts | None = None
+        self._known_rows: Callable[[], Counts] | None = None
         self._more_rows: Final[list[tuple[int, int, int]]] = []
         self._instants: list[int] | None = None
 
-    def know_ends(self, rows: Counts) -> None:
+    def know_ends(self, rows: Callable[[], Counts]) -> None:
         """When the runs end, as rows of (end, node, GPUs): whoever kept them spares adding them up anew."""
-        self._rows = rows
+        self._known_rows = rows
 
     def start(self, run: Run) -> None:
         """A job starts now; its GPUs were taken from the rooms already."""
@@ -173,7 +176,7 @@ class Profile:
                 del counts[at_ms]
         spans = [(hold.picks, hold.start_ms, hold.end_ms, sign)]
         if hold.victims:
-            self._rows = self._ends = None
+            self._rows = self._known_rows = self._ends = None
             spans += [(run.picks, hold.start_ms, run.end_ms, -sign) for run in self._spared_for(hold)]
             if self._instants is not None:
                 _insert(self._instants, hold.start_ms)  # one that is no end any more frees nothing
@@ -193,7 +196,7 @@ class Profile:
     def instants(self, until_ms: int | None = None) -> list[int]:
         """Instants after now at which something becomes free, ascending, up to `until_ms` where that is given."""
         if self._instants is None:
-            ends = np.unique(self._sorted_ends()[0])
+            ends = distinct(self._sorted_ends()[0])
             self._instants = ends[np.searchsorted(ends, self.at_ms, side="right") :].tolist()
         last = len(self._instants) if until_ms is None else bisect_right(self._instants, until_ms)
         found = self._instants[:last]
@@ -207,21 +210,27 @@ class Profile:
         """What is free at an instant beside what runs, planned starts left out. O(nodes + runs)."""
         if at_ms <= self.at_ms:
             return self.rooms.free
-        ends, nodes, gpus = self._sorted_ends()
-        ended = int(np.searchsorted(ends, at_ms, side="right"))
-        gained = np.bincount(nodes[:ended], weights=gpus[:ended], minlength=len(self.rooms.free))
+        rows = self._all_rows()
+        rows = rows[rows[:, 0] <= at_ms]
+        gained = np.bincount(rows[:, 1], weights=rows[:, 2], minlength=len(self.rooms.free))
         return self.rooms.free + gained.astype(np.int64)
+
+    def _all_rows(self) -> Counts:
+        """When runs end, with the node and the GPUs of each, in no order."""
+        if self._rows is None and self._known_rows is not None:
+            self._rows = self._known_rows()
+        if self._rows is None:
+            flat = [(run.end_ms, node, gpus) for run in self.runs.values() for node, gpus in run.picks]
+            self._rows = np.array(flat, dtype=np.int64).reshape(-1, 3)
+        elif self._more_rows:
+            self._rows = np.concatenate((self._rows, np.array(self._more_rows, dtype=np.int64)))
+        self._more_rows.clear()
+        return self._rows
 
     def _sorted_ends(self) -> tuple[Counts, Counts, Counts]:
         """When runs end, ascending, with the node and the GPUs of each."""
         if self._ends is None:
-            if self._rows is None:
-                flat = [(run.end_ms, node, gpus) for run in self.runs.values() for node, gpus in run.picks]
-                self._rows = np.array(flat, dtype=np.int64).reshape(-1, 3)
-            elif self._more_rows:
-                self._rows = np.concatenate((self._rows, np.array(self._more_rows, dtype=np.int64)))
-            self._more_rows.clear()
-            table = self._rows
+            table = self._all_rows()
             table = table[np.argsort(table[:, 0], kind="stable")]
             self._ends = (table[:, 0], table[:, 1], table[:, 2])
         return self._ends
@@ -237,9 +246,10 @@ class Profile:
 
     def slack(self, at_ms: int) -> Counts:
         """What is free at an instant beside what runs and every planned start; must not be written to."""
-        if at_ms < self.timeline.until_ms:
-            return self.timeline.at(at_ms)
         found = self._slack.get(at_ms)
+        is_many = self._timeline is not None or len(self._slack) >= FEW_INSTANTS
+        if found is None and is_many and at_ms < self.timeline.until_ms:
+            return self.timeline.at(at_ms)
         if found is None:
             found = self.base(at_ms).copy()
             for hold in self.holds.values():
@@ -262,8 +272,8 @@ class Profile:
         spare = [self.holds[job_id] for job_id in past if job_id in self.holds]
         begins = [at_ms for at_ms in self.begins if start_ms < at_ms < end_ms]
         instants = [start_ms, *begins]
-        if not spare and not freed and max(instants) < self.timeline.until_ms:
-            return self.timeline.least(instants)
+        if not spare and not freed and self._timeline is not None and max(instants) < self._timeline.until_ms:
+            return self._timeline.least(instants)
         found = self._with_back(start_ms, spare, freed)
         for at_ms in begins:
             found = np.minimum(found, self._with_back(at_ms, spare, freed))

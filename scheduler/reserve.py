@@ -57,6 +57,8 @@ class Search:
 
         O(instants x nodes) for what is ruled out, (1 + planned starts) x nodes for each instant that is tried.
         """
+        if until_ms is not None and not self._may_start_by(until_ms, may_reclaim=may_reclaim):
+            return None
         instants = self._instants(until_ms)
         if len(instants) > MAX_INSTANTS:
             first = bisect_left(instants, 1, key=lambda at_ms: int(self._may_have_room(at_ms)))
@@ -66,6 +68,13 @@ class Search:
             if found is not None:
                 return found
         return None
+
+    def _may_start_by(self, until_ms: int, *, may_reclaim: bool) -> bool:
+        """Whether GPUs would do at an instant, planned starts left out: before it there are no more of them."""
+        room = self.profile.base(until_ms)
+        if may_reclaim and self._is_within_nominal and self._candidates:
+            room = room + self._given_back(until_ms)
+        return bool(self._may_hold(room[np.newaxis])[0])
 
     def _instants(self, until_ms: int | None) -> list[int]:
         """Instants at which a start may become possible, ascending, now or the job's begin first."""
@@ -139,11 +148,15 @@ class Search:
         """Whether there is room at an instant if every borrower gives way; once true, true for ever."""
         room = self.profile.base(at_ms)
         if self._candidates:
-            ends, nodes, gpus = self._candidates_by_node
-            is_left = ends > at_ms
-            back = np.bincount(nodes[is_left], weights=gpus[is_left], minlength=len(room))
-            room = room + back.astype(np.int64)
+            room = room + self._given_back(at_ms)
         return self._pick(room) is not None
+
+    def _given_back(self, at_ms: int) -> Counts:
+        """GPUs of each node that would be free at an instant if every borrower gave way."""
+        ends, nodes, gpus = self._candidates_by_node
+        is_left = ends > at_ms
+        back = np.bincount(nodes[is_left], weights=gpus[is_left], minlength=len(self.profile.rooms.free))
+        return back.astype(np.int64)
 
     @cached_property
     def _candidates_by_node(self) -> tuple[Counts, Counts, Counts]:
@@ -232,7 +245,7 @@ class Search:
         freed = [run for run in victims if run.end_ms > ask.start_ms]
         if self.shares.tree.is_limited:
             gone = frozenset(run.id for run in freed)
-            if self.shares.refusal(replace(ask, without=gone)) is not None:
+            if self.shares.refusal(ask._replace(without=gone)) is not None:
                 return None
         room = self.profile.throughout(ask.start_ms, ask.end_ms, freed=freed)
         room = self.profile.open(room, ask.start_ms, ask.end_ms, self.job.project_id)

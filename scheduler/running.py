@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from bisect import bisect_left, insort
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Final
 
 import numpy as np
@@ -16,7 +17,7 @@ from scheduler.changed import changes
 from scheduler.model import AttemptId, JobState, LiveAttempt, Node, NodeState, Snapshot
 from scheduler.place import Counts, FreeView
 from scheduler.profile import OVERDUE_MS, Run
-from scheduler.shares import Placed
+from scheduler.shares import Charges, Placed
 
 MS: Final = 1_000
 """Milliseconds of a second."""
@@ -56,9 +57,23 @@ class Ends:
 
     def at(self, at_ms: int) -> Counts:
         """The rows; what was to end by now ends soon."""
-        rows = self._rows.copy()
-        rows[:, 0] = np.where(rows[:, 0] > at_ms, rows[:, 0], at_ms + OVERDUE_MS)
-        return rows
+        return _with_soon(self._rows, at_ms)
+
+    def as_of(self, at_ms: int) -> Callable[[], Counts]:
+        """The same to be made later, from the rows as they are now: these are replaced, never changed."""
+        return partial(_with_soon, self._rows, at_ms)
+
+
+def _with_soon(rows: Counts, at_ms: int) -> Counts:
+    """Rows as a copy; what was to end by now ends soon."""
+    rows = rows.copy()
+    late = rows[:, 0] <= at_ms
+    rows[late, 0] = at_ms + OVERDUE_MS
+    return rows
+
+
+NO_ENDS: Final = Ends()
+"""The ends of a flavor that nothing ever ran on."""
 
 
 class Running:
@@ -79,10 +94,12 @@ class Running:
         self._ends: dict[str, Ends] = {}
         self._flavor_of: dict[AttemptId, str] = {}
         self._over: dict[AttemptId, str] = {}
+        self._charges: dict[str, Charges] = {}
 
     def follow(self, snapshot: Snapshot, policy: Policy) -> None:
         """Take over what started, ended or changed; other nodes or another policy begin anew."""
-        if snapshot.nodes != self._nodes or policy != self._policy:
+        is_same = policy is self._policy or policy == self._policy
+        if snapshot.nodes != self._nodes or not is_same:
             self._nodes, self._policy, self._live = snapshot.nodes, policy, ()
             self._flavors = {node.name: node.flavor for node in snapshot.nodes}
             self._gone = frozenset(node.name for node in snapshot.nodes if not node.is_in_service)
@@ -109,7 +126,8 @@ class Running:
         self._flavor_of[run.id] = run.flavor
         self._runs.setdefault(run.flavor, {})[run.id] = run
         queues = self._queues.setdefault(pool_of(run.flavor), {})
-        insort(queues.setdefault(run.queue, []), (run.order, run.id, run), key=lambda placed: placed[:2])
+        queues[run.queue] = placed = queues.get(run.queue, []).copy()
+        insort(placed, (run.order, run.id, run), key=lambda placed: placed[:2])
 
     def _remove(self, run_id: AttemptId) -> str:
         """A run is gone; its flavor."""
@@ -117,7 +135,7 @@ class Running:
         self._over.pop(run_id, None)
         run = self._runs[flavor].pop(run_id)
         queues = self._queues[pool_of(flavor)]
-        placed = queues[run.queue]
+        queues[run.queue] = placed = queues[run.queue].copy()
         del placed[bisect_left(placed, (run.order, run.id), key=lambda placed: placed[:2])]
         if not placed:
             del queues[run.queue]
@@ -135,21 +153,31 @@ class Running:
     def of_flavor(self, flavor: str, at_ms: int) -> dict[AttemptId, Run]:
         """What holds GPUs of a flavor, a copy; what was to end by now ends soon."""
         runs = self._runs.get(flavor, {}).copy()
-        runs.update({run.id: _soon(run, at_ms) for run in runs.values() if run.end_ms <= at_ms})
+        late = [run for run in runs.values() if run.end_ms <= at_ms]
+        runs.update({run.id: _soon(run, at_ms) for run in late})
         return runs
 
     def by_queue(self, pool: str, at_ms: int) -> dict[str, list[Placed]]:
-        """What holds GPUs of a pool by queue, first admitted first, a copy; what was to end by now ends soon."""
-        return {
-            queue: [
-                entry if entry[2].end_ms > at_ms else (*entry[:2], _soon(entry[2], at_ms)) for entry in placed
-            ]
-            for queue, placed in self._queues.get(pool, {}).items()
-        }
+        """What holds GPUs of a pool by queue, first admitted first; what was to end by now ends soon.
 
-    def ends(self, flavor: str, at_ms: int) -> Counts:
-        """When what holds GPUs of a flavor ends: rows of (end, node, GPUs)."""
-        return self._ends.get(flavor, Ends()).at(at_ms)
+        The lists are replaced, never changed, by whoever has them; one that is the same object says the same.
+        """
+        queues = self._queues.get(pool, {}).copy()
+        for queue, placed in queues.items():
+            if any(entry[2].end_ms <= at_ms for entry in placed):
+                queues[queue] = [
+                    entry if entry[2].end_ms > at_ms else (*entry[:2], _soon(entry[2], at_ms))
+                    for entry in placed
+                ]
+        return queues
+
+    def charged(self, pool: str) -> Charges:
+        """What `Shares` found charged in a pool, kept for the next cycle."""
+        return self._charges.setdefault(pool, {})
+
+    def ends(self, flavor: str, at_ms: int) -> Callable[[], Counts]:
+        """When what holds GPUs of a flavor now ends: rows of (end, node, GPUs), made when they are asked for."""
+        return self._ends.get(flavor, NO_ENDS).as_of(at_ms)
 
     def _run(self, attempt: LiveAttempt, policy: Policy) -> Run:
         """A live attempt as the profile sees it; what it holds on drained nodes is not in the capacity either."""

@@ -8,8 +8,7 @@ from __future__ import annotations
 from bisect import bisect_left, insort
 from collections import Counter
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Final
+from typing import Final, NamedTuple
 
 from quota.tree import QuotaRefusal, Tree, Use, entitled_of
 from scheduler.model import AttemptId, JobId, ShareClass
@@ -19,10 +18,15 @@ Placed = tuple[tuple[int, int], AttemptId, Run]
 """A run with its place in the order of admissions."""
 Charged = tuple[int, frozenset[AttemptId]]
 """GPUs that are entitled, and the runs that are borrowed."""
+Charges = dict[str, tuple[Sequence[Placed], int, Charged]]
+"""What was last found charged to each queue, of which runs and with which nominal."""
 
 
-@dataclass(frozen=True, slots=True)
-class Ask:
+NOTHING: Final[Charged] = (0, frozenset())
+"""What is charged to a queue that nothing runs in."""
+
+
+class Ask(NamedTuple):
     """A start that is considered: GPUs of a queue for [start, end).
 
     Args:
@@ -45,10 +49,13 @@ class Shares:
     Args:
         tree: the pool's limits.
         at_ms: now.
-        runs: what holds GPUs of the pool now, by queue, first admitted first.
+        runs: what holds GPUs of the pool now, by queue, first admitted first; the sequences are not changed.
+        charges: as the last cycle left them, and as this one leaves them to the next.
     """
 
-    def __init__(self, tree: Tree, at_ms: int, runs: Mapping[str, Sequence[Placed]]) -> None:
+    def __init__(
+        self, tree: Tree, at_ms: int, runs: Mapping[str, Sequence[Placed]], charges: Charges | None = None
+    ) -> None:
         self.tree: Final = tree
         self.at_ms: Final = at_ms
         self.holds: Final[dict[JobId, Hold]] = {}
@@ -57,12 +64,21 @@ class Shares:
         self._spans: Final[dict[str, dict[tuple[int, int], dict[JobId, int]]]] = {}
         self._span_gpus: Final[dict[str, Counter[tuple[int, int]]]] = {}
         self._planned_so_far = 0
-        self._by_queue: Final = {queue: list(placed) for queue, placed in runs.items()}
+        self._runs: Final = runs
+        self._by_queue: Final = dict(runs)
+        self._charges: Final = {} if charges is None else charges
         self._charged: Final[dict[str, dict[int, Charged]]] = {}
         self._left: Final[dict[str, dict[int, int]]] = {}
         self._others: Final[dict[tuple[str, int], frozenset[AttemptId]]] = {}
-        held = {queue: sum(run.gpus for _, _, run in placed) for queue, placed in runs.items()}
-        self.use: Final = Use(tree, held)
+        self._use: Use | None = None
+
+    @property
+    def use(self) -> Use:
+        """What counts at each node now; made when a limit is first asked about."""
+        if self._use is None:
+            held = {queue: sum(run.gpus for _, _, run in runs) for queue, runs in self._by_queue.items()}
+            self._use = Use(self.tree, held)
+        return self._use
 
     def hold(self, hold: Hold) -> None:
         """A planned start stands from now on."""
@@ -94,8 +110,11 @@ class Shares:
     def start(self, run: Run) -> None:
         """A job starts now, after all that runs: `run.order` is the greatest."""
         self.charged(run.queue, self.at_ms)
-        insort(self._by_queue.setdefault(run.queue, []), (run.order, run.id, run), key=lambda item: item[:2])
-        self.use.add(run.queue, run.gpus)
+        placed = list(self._by_queue.get(run.queue, ()))
+        insort(placed, (run.order, run.id, run), key=_place)
+        self._by_queue[run.queue] = placed
+        if self._use is not None:
+            self._use.add(run.queue, run.gpus)
         nominal = self.tree.nominal.get(run.queue, 0)
         known = self._charged[run.queue]
         for at_ms, (entitled, borrowed) in known.items():
@@ -108,9 +127,10 @@ class Shares:
 
     def ends_anew(self, run: Run, from_ms: int) -> None:
         """A run got another end, which changes nothing before `from_ms`."""
-        queue = self._by_queue[run.queue]
-        place = bisect_left(queue, (run.order, run.id), key=lambda placed: placed[:2])
-        queue[place] = (run.order, run.id, run)
+        placed = list(self._by_queue[run.queue])
+        place = bisect_left(placed, (run.order, run.id), key=_place)
+        placed[place] = (run.order, run.id, run)
+        self._by_queue[run.queue] = placed
         charged = self._charged.get(run.queue, {})
         self._charged[run.queue] = {at_ms: known for at_ms, known in charged.items() if at_ms < from_ms}
         self._left.pop(run.queue, None)
@@ -120,19 +140,37 @@ class Shares:
     def charged(self, queue: str, at_ms: int) -> Charged:
         """GPUs of the queue that are entitled at an instant, and the runs that are borrowed then. O(runs)."""
         known = self._charged.setdefault(queue, {})
-        if at_ms not in known:
-            known[at_ms] = self._charge(queue, at_ms)
-        return known[at_ms]
+        found = known.get(at_ms)
+        if found is None:
+            found = known[at_ms] = (
+                self._charge_now(queue) if at_ms == self.at_ms else self._charge(queue, at_ms)
+            )
+        return found
+
+    def _charge_now(self, queue: str) -> Charged:
+        """What is charged now: all that runs ends later, so that as long as it is the same this is."""
+        runs = self._by_queue.get(queue)
+        if runs is None:
+            return NOTHING
+        nominal = self.tree.nominal.get(queue, 0)
+        kept = self._charges.get(queue)
+        if kept is not None and kept[0] is runs and kept[1] == nominal:
+            return kept[2]
+        found = self._charge(queue, self.at_ms)
+        if self._runs.get(queue) is runs:
+            self._charges[queue] = (runs, nominal, found)
+        return found
 
     def _charge(self, queue: str, at_ms: int) -> Charged:
         """As `entitled_of` says, for what still runs at the instant."""
         runs = [run for _, _, run in self._by_queue.get(queue, ()) if run.end_ms > at_ms]
         nominal = self.tree.nominal.get(queue, 0)
-        if sum(run.gpus for run in runs) <= nominal:
-            return (sum(run.gpus for run in runs), frozenset())
+        held = sum([run.gpus for run in runs])
+        if held <= nominal:
+            return (held, frozenset())
         fit = entitled_of([run.gpus for run in runs], nominal)
         borrowed = [run for run, is_fit in zip(runs, fit, strict=True) if not is_fit]
-        held = sum(run.gpus for run in runs) - sum(run.gpus for run in borrowed)
+        held -= sum(run.gpus for run in borrowed)
         return (held, frozenset(run.id for run in borrowed))
 
     def class_now(self, queue: str, gpus: int) -> ShareClass:
@@ -247,3 +285,8 @@ class Shares:
             borrowed = [self.charged(other, at_ms)[1] for other in borrowers if other != queue]
             self._others[queue, at_ms] = frozenset().union(*borrowed)
         return self._others[queue, at_ms]
+
+
+def _place(placed: Placed) -> tuple[tuple[int, int], AttemptId]:
+    """The run's place in the order of admissions."""
+    return placed[:2]

@@ -25,7 +25,6 @@ from scheduler.facts import (
     LaunchCommitted,
     Outcome,
     RankExited,
-    RankStarted,
     Requeue,
     Settle,
 )
@@ -61,6 +60,8 @@ CYCLE_S: Final = 30
 """Simulated seconds between cycles while something changes, where nothing else is asked for."""
 GRANT_S: Final = 10**15
 """Device-seconds of the one grant: a trace knows no budgets."""
+PROJECT: Final = UUID(int=0)
+"""The one project of a replay: a trace knows none."""
 FOREVER_MS: Final = 10**15
 """An end of time that no trace reaches, in milliseconds."""
 
@@ -187,7 +188,7 @@ class Replayer:
         self._views[job_id] = JobView(job_id, JobState.PENDING)
         self._pending[job_id] = PendingJob(
             id=job_id,
-            project_id=UUID(int=0),
+            project_id=PROJECT,
             queue=self._queues[number],
             request=self._request(job),
             priority=0,
@@ -215,7 +216,7 @@ class Replayer:
     def _snapshot(self, at_ms: int) -> Snapshot:
         left_s, pending_s = self._balance.remaining_s, self._balance.pending_s
         grants = tuple(
-            GrantView(GrantId(UUID(int=number)), UUID(int=0), flavor, 0, FOREVER_MS, left_s, pending_s)
+            GrantView(GrantId(UUID(int=number)), PROJECT, flavor, 0, FOREVER_MS, left_s, pending_s)
             for number, flavor in enumerate(self._flavors, 1)
         )
         return Snapshot(
@@ -300,10 +301,8 @@ class Replayer:
         view = lifecycle.step(
             view, Admitted(attempt_id, job.request.gpus, job.request.walltime_s, nodes, at_ms)
         ).job
-        view = lifecycle.step(view, LaunchCommitted(attempt_id, at_ms)).job
-        for rank in range(len(nodes)):
-            view = lifecycle.step(view, RankStarted(attempt_id, rank, at_ms)).job
-        self._views[job.id] = view
+        # That its ranks began is told with their ends, as by an agent whose reports came late.
+        self._views[job.id] = lifecycle.step(view, LaunchCommitted(attempt_id, at_ms)).job
         queue = policy_queue(self._policy, job.queue)
         rate = rate_of(self._policy, self._flavor_of[nodes[0]])
         charge = entry_charge(job.request.gpus, self._policy.usage_sampling_s, rate)
@@ -334,7 +333,8 @@ class Replayer:
     def _end(self, attempt: LiveAttempt, at_ms: int) -> None:
         """The program ended by itself."""
         for rank in range(len(attempt.slots)):
-            outcome = self._step(attempt, RankExited(attempt.id, rank, at_ms, exit_code=0))
+            exited = RankExited(attempt.id, rank, at_ms, exit_code=0, started_ms=attempt.committed_ms)
+            outcome = self._step(attempt, exited)
         self._settled(attempt, outcome, at_ms)
         job = self._jobs[attempt.job_id]
         self._ended.append(

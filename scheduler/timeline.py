@@ -37,7 +37,7 @@ class Timeline:
     """
 
     def __init__(self, at_ms: int, free: Counts, ends: Counts, nodes: Counts, gpus: Counts) -> None:
-        instants = np.unique(ends)
+        instants = distinct(ends)
         rows = max(1, MAX_CELLS // max(1, len(free)))
         self.until_ms: Final = int(instants[rows - 1]) if len(instants) >= rows else FOREVER_MS
         """Instants from here on have no row."""
@@ -98,6 +98,14 @@ class Timeline:
             self._table[row + 1 : len(self._times)] = self._table[row : len(self._times) - 1]
             self._table[row] = self._table[row - 1]
         return row
+
+
+def distinct(ascending: Counts) -> Counts:
+    """Each number once: `numpy.unique` for what is sorted already."""
+    is_first = np.ones(len(ascending), dtype=np.bool_)
+    np.not_equal(ascending[1:], ascending[:-1], out=is_first[1:])
+    found: Counts = ascending[is_first]
+    return found
 
 
 def may_hold(rooms: Table, sizes: Sizes, gpus: int, nodes: int | None) -> NDArray[np.bool_]:

@@ -67,8 +67,9 @@ class Turn:
         self.aging: Final = Aging(snapshot.at_ms, policy.aging_full_after_s, self.bounds.nominals)
         self._index.follow(snapshot, policy, self.aging)
         self.jobs: Final = self._index.jobs
-        priorities = {node.path: node.priority for node in policy.tree}
-        self.fair: Final = FairShare(self.bounds.fair_tree, snapshot.usage, priorities)
+        self.fair: Final = FairShare(
+            self.bounds.fair_tree, snapshot.usage, self.bounds.priorities, self.bounds.times
+        )
         self.standing: Final = {
             kept.job_id: kept
             for kept in snapshot.reservations
@@ -111,7 +112,7 @@ class Turn:
     def entitled_left(self, queue: str, flavors: Iterable[str]) -> int:
         """GPUs of the largest job of the queue that would be entitled now, on any of these flavors."""
         known = [flavor for flavor in flavors if flavor in self.world.profiles]
-        return max((self.world.shares_of(flavor).left_now(queue) for flavor in known), default=0)
+        return max([self.world.shares_of(flavor).left_now(queue) for flavor in known], default=0)
 
     def kept_starts(self) -> list[Reservation]:
         """Planned starts that stand from before, in the order of their instants."""

@@ -25,6 +25,7 @@ from scheduler.model import (
     Slot,
     Snapshot,
 )
+from scheduler.order import times_of
 from scheduler.place import Choice, Counts, FreeView, Shape
 from scheduler.profile import Hold, Profile, Run
 from scheduler.reclaim import by_loss
@@ -97,6 +98,9 @@ class Bounds:
             node.path: node for node in policy.tree if node.path not in parents
         }
         self.inventory: Final = FreeView.in_service(snapshot.nodes)
+        self.priorities: Final = {node.path: node.priority for node in policy.tree}
+        self.times: Final = times_of(self.fair_tree)
+        self._shapes: Final[dict[tuple[Request, str], Shape]] = {}
         self.answers: Final[dict[tuple[str, Request], NeverFits | None]] = {}
         self._largest: Final[dict[tuple[str, str], int]] = {}
 
@@ -118,7 +122,12 @@ class Bounds:
 
     def shape(self, request: Request, flavor: str) -> Shape:
         """What placement needs to know of a request."""
-        return Shape(flavor, request.gpus, request.nodes, terms_of(request, self.policy.topology))
+        key = (request, flavor)
+        known = self._shapes.get(key)
+        if known is None:
+            terms = terms_of(request, self.policy.topology)
+            known = self._shapes[key] = Shape(flavor, request.gpus, request.nodes, terms)
+        return known
 
     def grace_ms(self, queue: str) -> int:
         """Notice that a borrower of the queue gets, in milliseconds."""
@@ -158,7 +167,8 @@ class World:
         """Answers of `fit` while the version is the same."""
         at_ms = snapshot.at_ms
         self.shares: Final = {
-            pool: Shares(tree, at_ms, running.by_queue(pool, at_ms)) for pool, tree in bounds.trees.items()
+            pool: Shares(tree, at_ms, running.by_queue(pool, at_ms), running.charged(pool))
+            for pool, tree in bounds.trees.items()
         }
         self.profiles: Final = {
             flavor: Profile(

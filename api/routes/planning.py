@@ -57,7 +57,7 @@ _END = documented(ErrorCode.FORBIDDEN, ErrorCode.NOT_FOUND, *BODY_ERRORS)
 def explain(ctx: Ctx, caller: Caller, language: Language, job_id: JobPath) -> ExplanationOut:
     """The decisive reason as of now, who is ahead by which rule, when it starts, and what would start it now."""
     with snapshot(ctx.engine) as session:
-        found = explain_job(session, caller, job_id, ctx.now())
+        found = explain_job(session, caller, job_id, ctx.now(), ctx.explanations)
         told = [_told(one, language) for one in starts_told(session, JobId(job_id))]
     if found is None:
         return ExplanationOut(

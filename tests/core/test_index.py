@@ -57,6 +57,28 @@ def test_changes_do_not_rely_on_the_order(before, after):
     assert {*gone} == {*old} - {*new}
 
 
+def test_few_differences_are_found_among_many_items():
+    old = tuple(Item(number, 0) for number in range(0, 40_000, 2))
+    new = list(old)
+    new[9_000] = Item(18_000, 1)  # changed
+    new[9_001] = Item(18_002, 0)  # the same, read anew
+    del new[12_000:12_003]
+    new += [Item(5, 0), Item(99_999, 0)]
+    came, gone = changes(old, tuple(sorted(new, key=lambda item: item.id)))
+    assert {item.id for item in came} == {5, 18_000, 99_999}
+    assert {item.id for item in gone} == {18_000, 24_000, 24_002, 24_004}
+
+
+def test_rows_of_ends_that_are_made_later_are_of_the_runs_of_then():
+    one, two = (Run(f"{n}-1", JobId(n), "q", "h200", 1, ((0, n),), (0, n), end_ms=n) for n in (1, 5))
+    ends = Ends()
+    ends.change((), [one])
+    later = ends.as_of(2)
+    ends.change([one.id], [two])
+    assert later().tolist() == [[2 + OVERDUE_MS, 0, 1]]
+    assert ends.at(2).tolist() == [[5, 0, 5]]
+
+
 def test_many_jobs_of_a_kind_are_sorted_in_and_earlier_lists_stay(build):
     jobs = [build.job(number, 1) for number in range(1, 40)]
     keyed = [(key_of(job, is_aged=False), job) for job in jobs]

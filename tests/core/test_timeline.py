@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 from scheduler import timeline
 from scheduler.model import AttemptId, JobId, ShareClass
 from scheduler.place import Rooms, Sizes, pick
-from scheduler.profile import Hold, Profile, Run
-from scheduler.timeline import FOREVER_MS, SPARE_ROWS, Timeline, may_hold
+from scheduler.profile import FEW_INSTANTS, Hold, Profile, Run
+from scheduler.timeline import FOREVER_MS, SPARE_ROWS, Timeline, distinct, may_hold
 
 
 def run(name, end_ms, picks):
@@ -100,6 +100,11 @@ def test_where_there_may_be_no_room_nothing_is_placed(free, sizes, gpus, nodes):
     assert may or pick(room, Sizes(sizes), gpus, nodes) is None
 
 
+@given(st.lists(st.integers(-5, 5)))
+def test_each_number_is_told_once(numbers):
+    assert distinct(np.array(sorted(numbers), dtype=np.int64)).tolist() == sorted(set(numbers))
+
+
 CHANGES = st.lists(
     st.tuples(
         st.sampled_from(["hold", "hold", "release", "start"]),
@@ -114,13 +119,17 @@ CHANGES = st.lists(
 
 @given(CHANGES, st.sampled_from([1, 6, 10, 262_144]))
 def test_a_table_of_any_size_tells_the_same(changes, cells):
-    """Whatever is planned, released or started: short tables and none answer as the long one does."""
+    """Whatever is planned, released or started: short tables and none answer as the long one does.
+
+    Also one that is made for the first instant, and one that is made for none.
+    """
     with pytest.MonkeyPatch.context() as patch:
         found = []
-        for limit in (cells, 262_144):
+        for limit, few in ((cells, FEW_INSTANTS), (262_144, FEW_INSTANTS), (262_144, 0), (262_144, 10**9)):
             patch.setattr(timeline, "MAX_CELLS", limit)
+            patch.setattr("scheduler.profile.FEW_INSTANTS", few)
             found.append(told(changes))
-    assert found[0] == found[1]
+    assert found == [found[0]] * len(found)
 
 
 def told(changes):

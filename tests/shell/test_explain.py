@@ -8,7 +8,7 @@ import pytest
 from sqlalchemy import event, text
 
 from scheduler import acts
-from scheduler.explaining import explain_job, last_starts
+from scheduler.explaining import SAME_MS, Explanations, explain_job, last_starts
 from scheduler.fold import fold
 from scheduler.interval import LEAST, REMEMBERED, Interval
 from scheduler.model import JobState, ReasonCode
@@ -122,6 +122,50 @@ def test_a_job_that_can_never_start_is_answered_without_reading_those_that_wait(
     assert [(one.what, one.new, one.is_now) for one in found.changes] == [("gpus", 8, False)]
     assert not [statement for statement in read if "pg_current_snapshot" in statement]
     assert len(read) < 12
+
+
+def test_what_earlier_explanations_knew_changes_no_answer(world):
+    """Jobs come, start and end between them; each is what one without any knowledge says."""
+    known = Explanations()
+
+    def both(job_id, later_ms=0):
+        at = clock.from_ms(clock.to_ms(clock.now()) + later_ms)
+        with snapshot(world.engine) as session:
+            found = explain_job(session, world.principal, job_id, at, known)
+            assert found == explain_job(session, world.principal, job_id, at)
+        return found
+
+    running, first = fill(world)
+    second = world.submit(4, 7_200)
+    assert both(first).wait.reason is ReasonCode.QUEUE_LIMIT
+    assert both(second).place == 2
+    third = world.submit(2, 60)
+    assert both(third).place == 3
+    world.finish(running)
+    world.hear()
+    world.turn()
+    assert both(first) is None  # it runs
+    found = both(second)
+    assert (found.place, found.start_ms) == (1, both(second, later_ms=2 * SAME_MS).start_ms)
+
+
+def test_explanations_of_one_moment_are_of_one_plan(world):
+    _, waiting = fill(world)
+    at, known = clock.now(), Explanations()
+
+    def planned(later_ms):
+        with snapshot(world.engine) as session:
+            later = clock.from_ms(clock.to_ms(at) + later_ms)
+            assert explain_job(session, world.principal, waiting, later, known) is not None
+        return known._explainer._planned
+
+    first = planned(0)
+    assert planned(SAME_MS - 1) is first
+    assert planned(SAME_MS) is not first
+    assert planned(0) is not first  # earlier than the last
+    last = planned(0)
+    world.submit(1)
+    assert planned(0) is not last
 
 
 def test_nobody_else_is_told_and_who_runs_waits_for_nothing(world):
