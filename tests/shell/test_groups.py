@@ -42,19 +42,28 @@ def test_a_cycles_launches_are_recorded_in_groups(
     )
     urls = {name: f"http://{name}" for name in world.node_names}
     service = SchedulerService(world.engine, lambda: urls, lambda _: world.executor, settings)
-    jobs = [world.submit(1, 600, Script()) for _ in range(20)]
+    jobs = [world.submit(1, 600, Script(runs=True)) for _ in range(20)]
+    told = text("SELECT count(*), count(DISTINCT xid) FROM journal WHERE kind = 'attempt.dispatched'")
+
+    def recorded() -> tuple[int, int]:
+        with snapshot(world.engine) as session:
+            launches, xids = session.execute(told).one()
+        return launches, xids
+
     with transaction(world.engine) as session:
         session.execute(text("UPDATE leases SET expires_at = '2026-01-01T00:00:00Z'"))
     thread = threading.Thread(target=service.run)
     thread.start()
     try:
+        # A job that ended before its launch was recorded would need no record of it.
+        wait_until(lambda: recorded()[0] == len(jobs), "the launches are recorded")
+        for job in jobs:
+            world.finish(job)
         wait_until(lambda: {world.state(job) for job in jobs} == {JobState.COMPLETED}, "the jobs end")
     finally:
         service.stop()
         thread.join(20)
         world.pool.shutdown()
     assert not thread.is_alive()
-    told = text("SELECT count(*), count(DISTINCT xid) FROM journal WHERE kind = 'attempt.dispatched'")
-    with snapshot(world.engine) as session:
-        assert tuple(session.execute(told).one()) == (20, 7)
+    assert recorded() == (20, 7)
     world.check()
