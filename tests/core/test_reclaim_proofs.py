@@ -87,6 +87,11 @@ def loads(draw, wall=LONG):
     return cluster
 
 
+def run_on(attempt):
+    """The attempt as if it had got no notice."""
+    return replace(attempt, stop_ms=None, reclaimed_by=None)
+
+
 @given(loads())
 def test_no_eviction_is_useless(cluster):
     """Whoever got notices sent starts where it was told, and no later: followed over time."""
@@ -123,7 +128,8 @@ def test_victims_are_minimal_by_inclusion(cluster):
     then = replace(cluster.snapshot(), at_ms=reclaim.start_ms, pending=(job,), reservations=())
 
     def found(spared=frozenset()):
-        world = world_of(then, cluster.policy, ended - spared)
+        live = (run_on(attempt) if attempt.id in spared else attempt for attempt in then.live)
+        world = world_of(replace(then, live=tuple(live)), cluster.policy, ended - spared)
         for kept in cluster.reservations:
             if kept.job_id != job.id:
                 other = cluster.pending[kept.job_id]
@@ -136,17 +142,22 @@ def test_victims_are_minimal_by_inclusion(cluster):
 
 @given(loads())
 def test_victims_are_borrowers_of_other_queues_and_lose_least(cluster):
-    """No victim is spared for one of its own nodes that loses more, of the same priority and as many GPUs there."""
+    """No victim is taken while one on the same nodes, of as many GPUs there, has lower priority or loses less.
+
+    Nor is one a victim again that is under notice already.
+    """
     snapshot = cluster.snapshot()
+    stopping = {attempt.id for attempt in snapshot.live if attempt.stop_ms is not None}
     lent = borrowers(snapshot, cluster.policy)
     plan = cluster.cycle()
     victims = {entry.attempt_id: entry.for_job for entry in entries(plan, Preempt)}
+    assert not stopping & set(victims)
     runs = world_of(snapshot, cluster.policy).profiles["h200"].runs
     for name, job_id in victims.items():
         queue = cluster.pending[job_id].queue
         assert name in set().union(*(found for other, found in lent.items() if other != queue))
         mine = runs[name]
-        for other in set().union(*(found for its, found in lent.items() if its != queue)) - set(victims):
+        for other in set().union(*(found for its, found in lent.items() if its != queue)) - set(victims) - stopping:
             its = runs[other]
             is_alike = (its.picks, its.queue, its.grace_ms) == (mine.picks, mine.queue, mine.grace_ms)
             if is_alike:
