@@ -62,9 +62,8 @@ def make_plan(snapshot: Snapshot, policy: Policy, index: Index | None = None) ->
     turns.planned()
     turns.borrowed()
     second_turns(turns)
-    while start_reclaimers(turns):
+    while start_reclaimers(turns) or (spare_needless(turns) and start_reclaimers(turns)):
         second_turns(turns)
-    spare_needless(turns)
     holds = turns.world.holds()
     return Plan(
         snapshot.at_ms,

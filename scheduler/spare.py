@@ -20,10 +20,10 @@ def start_reclaimers(turns: Turns) -> bool:
     return len(turns.starts) > starts
 
 
-def spare_needless(turns: Turns) -> None:
-    """Spare every victim of this cycle that no planned start needs, the most lost work first.
+def spare_needless(turns: Turns) -> bool:
+    """Spare every victim of this cycle that no planned start needs, the most lost work first; whether any was.
 
-    Starts stay when they were planned. O(victims x planned starts).
+    Starts stay when they were planned, some on other nodes. O(victims x planned starts).
     """
     world = turns.world
     victims = [
@@ -32,10 +32,12 @@ def spare_needless(turns: Turns) -> None:
         if hold.is_reclaim
         for victim in hold.victims
     ]
+    is_any = False
     for _, victim, job_id in sorted(victims):
         hold = world.held[job_id]
         if victim in hold.victims:
-            _spare(turns, hold, victim)
+            is_any = _spare(turns, hold, victim) or is_any
+    return is_any
 
 
 def _start_now(turns: Turns, job_id: JobId) -> None:
@@ -46,7 +48,7 @@ def _start_now(turns: Turns, job_id: JobId) -> None:
     if hold is None:
         return
     found = fits_eligible(turns.jobs[job_id], turns.world)
-    if isinstance(found, Fit):
+    if isinstance(found, Fit) and turns.world.is_sound(hold.flavor):
         turns.start(turns.jobs[job_id], found)
         return
     turns.world.hold(hold)
@@ -71,7 +73,7 @@ def _exchange(turns: Turns, hold: Hold, other: Hold) -> bool:
     if found is not None:
         world.hold(found)
         fit = fits_eligible(job, world)
-        if isinstance(fit, Fit):
+        if isinstance(fit, Fit) and world.is_sound(hold.flavor):
             turns.start(job, fit)
             return True
         world.release(other.job_id)
@@ -80,8 +82,8 @@ def _exchange(turns: Turns, hold: Hold, other: Hold) -> bool:
     return False
 
 
-def _spare(turns: Turns, hold: Hold, victim: AttemptId) -> None:
-    """Plan the start without the victim if that leaves every planned start standing."""
+def _spare(turns: Turns, hold: Hold, victim: AttemptId) -> bool:
+    """Plan the start without the victim if that leaves every planned start standing; whether it does."""
     world = turns.world
     world.release(hold.job_id)
     profile = world.profiles[hold.flavor]
@@ -91,6 +93,7 @@ def _spare(turns: Turns, hold: Hold, victim: AttemptId) -> None:
     if without is not None:
         world.hold(without)
         if world.is_sound(hold.flavor):
-            return
+            return True
         world.release(hold.job_id)
     world.hold(hold)
+    return False

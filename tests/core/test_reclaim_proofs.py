@@ -157,7 +157,9 @@ def test_victims_are_borrowers_of_other_queues_and_lose_least(cluster):
         queue = cluster.pending[job_id].queue
         assert name in set().union(*(found for other, found in lent.items() if other != queue))
         mine = runs[name]
-        for other in set().union(*(found for its, found in lent.items() if its != queue)) - set(victims) - stopping:
+        for other in (
+            set().union(*(found for its, found in lent.items() if its != queue)) - set(victims) - stopping
+        ):
             its = runs[other]
             is_alike = (its.picks, its.queue, its.grace_ms) == (mine.picks, mine.queue, mine.grace_ms)
             if is_alike:
@@ -330,3 +332,22 @@ def test_the_checks_can_fail():
     assert WHOLE in world_of(cluster.snapshot(), cluster.policy).shares
     cluster.cycle()
     assert denied(cluster.snapshot(), cluster.policy) == set()
+
+
+def test_a_reclaimer_starts_on_what_the_sparing_of_anothers_victim_leaves():
+    """The first takes back where least is lost, the second a larger one, in whose room the first finds place as well.
+
+    Then the first one's victim runs on, and the second starts at once on what was kept for the first.
+    """
+    tree = {"a": {"nominal": 0, "preemption": {"grace": "1m"}}, "b": {"nominal": 5}}
+    cluster = Cluster(policy_of(tree, start_reservations=0), [4, 4])
+    small = cluster.submit(1, "a", LONG_MINUTES)
+    cluster.submit(2, "b", LONG_MINUTES)
+    large = cluster.submit(4, "a", LONG_MINUTES, priority=1)
+    cluster.cycle()
+    cluster.advance(2)
+    first, second = cluster.submit(2, "b", LONG_MINUTES), cluster.submit(1, "b", LONG_MINUTES)
+    plan = cluster.cycle()
+    assert [entry.job_id for entry in entries(plan, Admit)] == [second]
+    assert {(entry.attempt_id, entry.for_job) for entry in entries(plan, Preempt)} == {(f"{large}-1", first)}
+    assert f"{small}-1" in cluster.live
