@@ -247,10 +247,45 @@ class Turn:
         key = self.group(job)
         if self._unbought.get(key) == self.world.version:
             return None
-        hold = reclaim(job, self.world)
+        hold = reclaim(job, self.world) or self._take_back_sooner(job)
         if hold is None:
             self._unbought[key] = self.world.version
         return hold
+
+    def _take_back_sooner(self, job: PendingJob) -> Hold | None:
+        """The start that victims of later planned starts buy, where these stand all the same.
+
+        They are not under notice yet, and go on borrowing until it is sent: whoever is entitled before need not wait.
+        """
+        later = [hold for hold in self.world.holds() if hold.victims and not hold.is_reclaim]
+        if not later:
+            return None
+        version = self.world.version
+        for hold in later:
+            self.world.release(hold.job_id)
+        found, kept = reclaim(job, self.world), 0
+        if found is not None and found.victims:
+            self.world.hold(found)
+            kept = self._hold_again(later)
+            self.world.release(found.job_id)
+        if kept == len(later):
+            return found
+        for hold in later[:kept]:
+            self.world.release(hold.job_id)
+        for hold in later:
+            self.world.hold(hold)
+        self.world.version = version
+        return None
+
+    def _hold_again(self, holds: list[Hold]) -> int:
+        """Put planned starts back on their nodes and at their instants; how many stand before one does not."""
+        for count, hold in enumerate(holds):
+            search = Search(self.jobs[hold.job_id], hold.flavor, self.world)
+            again = search.at(hold.start_ms, only=hold.picks)
+            if again is None:
+                return count
+            self.world.hold(again)
+        return len(holds)
 
     def _replan(self, job: PendingJob, own: Hold | None, *, is_shield: bool) -> Hold | None:
         """The start as planned before, unless an earlier one is found; at one instant plans do not change.

@@ -7,7 +7,7 @@ from dataclasses import replace
 from quota.policy import policy_queue
 from quota.tree import WHOLE
 from scheduler.fit import Bounds, Fit, World, fits_eligible, not_eligible
-from scheduler.model import Admit, ReasonCode, Reserve, ShareClass, Wait
+from scheduler.model import Admit, Preempt, ReasonCode, Reserve, ShareClass, Wait
 from scheduler.order import Aging
 from scheduler.profile import Hold
 
@@ -88,15 +88,20 @@ def denied(snapshot, policy):
 
 
 def overtaken(snapshot, policy, plan):
-    """Aged jobs that wait on for room though a later one of their queue started, each with that one."""
+    """Aged jobs that wait on for room though a later one of their queue started, each with that one.
+
+    Or had GPUs taken back for it. What was taken back for it before starts it all the same: else it was useless.
+    """
     jobs = {job.id: job for job in snapshot.pending}
     aging = aging_of(snapshot, policy)
-    started = [entry.job_id for entry in plan.entries if isinstance(entry, Admit)]
+    paid = {kept.job_id for kept in snapshot.reservations if kept.is_reclaim}
+    started = {entry.job_id for entry in plan.entries if isinstance(entry, Admit)} - paid
+    started |= {entry.for_job for entry in plan.entries if isinstance(entry, Preempt)} - paid
     world = world_of(snapshot, policy)
     return {
         (job.id, other)
         for job in snapshot.pending
-        for other in started
+        for other in sorted(started)
         if job.id not in started
         and aging.is_aged(job, policy_queue(policy, job.queue))
         and policy_queue(policy, jobs[other].queue) == policy_queue(policy, job.queue)

@@ -351,3 +351,26 @@ def test_a_reclaimer_starts_on_what_the_sparing_of_anothers_victim_leaves():
     assert [entry.job_id for entry in entries(plan, Admit)] == [second]
     assert {(entry.attempt_id, entry.for_job) for entry in entries(plan, Preempt)} == {(f"{large}-1", first)}
     assert f"{small}-1" in cluster.live
+
+
+def test_a_victim_of_a_start_planned_for_later_is_taken_back_for_who_is_entitled_now():
+    """It would go on borrowing until its notice is sent, and deny the guarantee of the queue as long."""
+    tree = {"a": {"nominal": 3}, "b": {"nominal": 1, "preemption": {"grace": "1m"}}}
+    cluster = Cluster(policy_of(tree, start_reservations=4), [4])
+    for _ in range(2):
+        cluster.submit(1, "a", LONG_MINUTES)
+    cluster.cycle()
+    cluster.advance(1)
+    borrower = cluster.submit(2, "b", LONG_MINUTES)
+    cluster.cycle()
+    cluster.advance(1)
+    head = cluster.submit(3, "a", 3)
+    (planned,) = entries(cluster.cycle(), Reserve)
+    cluster.advance(1)
+    small = cluster.submit(1, "a", 2)
+    plan = cluster.cycle()
+    assert {(entry.attempt_id, entry.for_job) for entry in entries(plan, Preempt)} == {
+        (f"{borrower}-1", small)
+    }
+    told = {entry.job_id: entry.start_ms for entry in entries(plan, Reserve)}
+    assert told == {head: planned.start_ms, small: cluster.at_ms + MINUTE_MS}
