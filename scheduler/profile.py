@@ -91,6 +91,10 @@ class Hold:
     array_id: JobId | None = None
 
 
+Back = Callable[[int], Counts]
+"""GPUs of each node that some runs give back at an instant."""
+
+
 class Profile:
     """The nodes of one flavor over time; working state of one cycle.
 
@@ -269,7 +273,7 @@ class Profile:
         return found
 
     def throughout(
-        self, start_ms: int, end_ms: int, *, past: Collection[JobId] = (), freed: Sequence[Run] = ()
+        self, start_ms: int, end_ms: int, *, past: Collection[JobId] = (), freed: Sequence[Run] | Back = ()
     ) -> Counts:
         """What is free of each node from start to end, windows left out. O((holds + 1) x nodes).
 
@@ -277,7 +281,7 @@ class Profile:
             start_ms: begin of the span.
             end_ms: its end, not included.
             past: planned starts that need not be respected.
-            freed: what runs and is stopped by the begin of the span.
+            freed: what runs and is stopped by the begin of the span, or what that gives back at an instant.
         """
         spare = [self.holds[job_id] for job_id in past if job_id in self.holds]
         begins = [at_ms for at_ms in self.begins if start_ms < at_ms < end_ms]
@@ -289,9 +293,11 @@ class Profile:
             found = np.minimum(found, self._with_back(at_ms, spare, freed))
         return found
 
-    def _with_back(self, at_ms: int, spare: Sequence[Hold], freed: Sequence[Run]) -> Counts:
+    def _with_back(self, at_ms: int, spare: Sequence[Hold], freed: Sequence[Run] | Back) -> Counts:
         """What is free at an instant if these planned starts and runs give way."""
         back = [hold.picks for hold in spare if hold.start_ms <= at_ms < hold.end_ms]
+        if callable(freed):
+            return with_back(self.slack(at_ms) + freed(at_ms), back)
         back += [run.picks for run in freed if run.end_ms > at_ms]
         return with_back(self.slack(at_ms), back)
 
