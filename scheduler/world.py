@@ -163,6 +163,8 @@ class World:
         self.free: Final = running.free()
         self.version = 0
         self._stamps = 0
+        self.releases = 0
+        """How many planned starts were released so far."""
         self.spots: Final[dict[object, object]] = {}
         """Answers of `fit` while the version is the same."""
         at_ms = snapshot.at_ms
@@ -304,6 +306,7 @@ class World:
         """A planned start stands no more, and its victims run on; None when there was none."""
         hold = self.held.pop(job_id, None)
         if hold is not None:
+            self.releases += 1
             grant_id, aside_s = self._aside.pop(job_id, (None, 0))
             if grant_id is not None:
                 self._claimed_s[grant_id] -= aside_s
