@@ -146,7 +146,7 @@ def fewest_victims(
     The shortest run of candidates from the first on that is enough, by doubling and halving; then fill-back: from
     the most lost work to the least, each that can be spared is, until no single one can be.
     Source: Kueue's classical preemption (greedy, then fill back in reverse). O(log victims) calls of `is_enough`,
-    and one for each victim per round.
+    none of them twice, and one for each victim per round.
 
     Args:
         candidates: first to give way first.
@@ -157,19 +157,26 @@ def fewest_victims(
         return None
     if is_enough(()):
         return ()
+    answers = {0: False, len(candidates): True}
+
+    def are_enough(count: int) -> bool:
+        if count not in answers:
+            answers[count] = is_enough(candidates[:count])
+        return answers[count]
+
     low, high = 0, 1
-    while high < len(candidates) and not is_enough(candidates[:high]):
+    while high < len(candidates) and not are_enough(high):
         low, high = high + 1, min(2 * high, len(candidates))
     while low < high:
         middle = (low + high) // 2
-        low, high = (low, middle) if is_enough(candidates[:middle]) else (middle + 1, high)
+        low, high = (low, middle) if are_enough(middle) else (middle + 1, high)
     # More victims may mean a longer grace and a later start, so that "enough" may stop holding on the way.
-    victims = list(candidates[:low] if is_enough(candidates[:low]) else candidates)
+    victims = list(candidates[:low] if are_enough(low) else candidates)
     is_spared = True
     while is_spared:
         is_spared = False
         for run in sorted(victims, key=lambda run: (-run.lost(at_ms), run.id)):
             others = [other for other in victims if other is not run]
-            if is_enough(others):
+            if others and is_enough(others):
                 victims, is_spared = others, True
     return tuple(victims)
