@@ -6,6 +6,7 @@ import heapq
 from bisect import bisect_left
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
+from itertools import islice
 from typing import Final
 
 from scheduler.fit import NoFit
@@ -13,6 +14,39 @@ from scheduler.index import PLAIN, Alike, Asked
 from scheduler.model import JobId, PendingJob, ReasonCode
 from scheduler.order import Key
 from scheduler.profile import Hold
+
+
+class Stood:
+    """Planned starts in the order in which they came, as long as none was released.
+
+    What stood at a turn is the first so many of them: one list for all the turns, as thousands may plan a start, each
+    beside those before.
+    """
+
+    def __init__(self, releases: int) -> None:
+        self.releases: Final = releases
+        """How many were released before."""
+        self._holds: Final[list[Hold]] = []
+        self._moved = (-1, 0)
+
+    def follow(self, held: dict[JobId, Hold]) -> int:
+        """Take over what has come; how many there are now. O(what came)."""
+        came = len(held) - len(self._holds)
+        self._holds.extend(reversed(list(islice(reversed(held.values()), came))))
+        return len(self._holds)
+
+    def is_moved(self, count: int, held: Mapping[JobId, Hold], version: int) -> bool:
+        """Whether one of the first so many stands no more, or not as it was.
+
+        Args:
+            count: how many.
+            held: what stands now.
+            version: of the world that it stands in.
+        """
+        if self._moved[0] != version:
+            moved = (place for place, hold in enumerate(self._holds) if held.get(hold.job_id) != hold)
+            self._moved = (version, next(moved, len(self._holds)))
+        return self._moved[1] < count
 
 
 @dataclass(slots=True)
@@ -26,8 +60,9 @@ class Waits:
     is_free: bool = False
     is_shut_out: bool = False
     """There is no room and there will be none in this cycle: the reason in full is worked out when it is read."""
-    beside: tuple[Hold, ...] = ()
-    """The planned starts that stood at its turn, where they, or limits that they count against, keep it waiting."""
+    beside: tuple[Stood, int] | None = None
+    """The planned starts that stood at its turn, where they, or limits that they count against, keep it waiting: the
+    first so many of these."""
 
 
 @dataclass(slots=True)

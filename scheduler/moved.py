@@ -7,11 +7,13 @@ waiting jobs took its place, and only entitled ones may; where it would not, the
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import cached_property
 from typing import Final
 
 from scheduler.causes import MoveCause
 from scheduler.fit import MS, not_eligible
 from scheduler.model import (
+    JobId,
     JobState,
     LiveAttempt,
     Moved,
@@ -36,11 +38,61 @@ def moved(turns: Turns) -> tuple[Moved, ...]:
     kept = [standing for standing in turns.snapshot.reservations if _is_later(standing, turns)]
     if not kept:
         return ()
-    alone = _alone(turns)
+    facts = _Facts(turns)
     return tuple(
-        Moved(one.job_id, _later_ms(one, turns.world.held.get(one.job_id)), _cause(one, turns, alone))
+        Moved(one.job_id, _later_ms(one, turns.world.held.get(one.job_id)), _cause(one, turns, facts))
         for one in sorted(kept, key=lambda one: one.job_id)
     )
+
+
+class _Facts:
+    """What is asked of the cycle for every planned start that moved, worked out once: thousands may move together."""
+
+    def __init__(self, turns: Turns) -> None:
+        snapshot = turns.snapshot
+        self.alone: Final = _alone(turns)
+        self.states: Final = {node.name: node.state for node in snapshot.nodes}
+        self.drained: Final = {node.name for node in snapshot.nodes if not node.is_in_service}
+        self.capacity: Final = sum(snapshot.capacity.values())
+        self.is_missed: Final = any(kept.start_ms < snapshot.at_ms for kept in snapshot.reservations)
+        self._turns: Final = turns
+        self._pools: Final[dict[str, MoveCause]] = {}
+
+    def of_pool(self, flavor: str) -> MoveCause:
+        """What changed by what runs on nodes of the flavor."""
+        if flavor not in self._pools:
+            self._pools[flavor] = _of_pool(flavor, self._turns.snapshot)
+        return self._pools[flavor]
+
+    @cached_property
+    def expedited(self) -> frozenset[JobId]:
+        """Expedited jobs that hold a planned start."""
+        jobs = self._turns.jobs
+        return frozenset(
+            job_id for job_id in self._turns.world.held if job_id in jobs and jobs[job_id].is_expedited
+        )
+
+    @cached_property
+    def expedited_nodes(self) -> frozenset[str]:
+        """Nodes on which expedited jobs started."""
+        starts = [start for start in self._turns.starts if start.job.is_expedited]
+        return frozenset(slot.node for start in starts for slot in start.fit.slots)
+
+    @cached_property
+    def entitled_nodes(self) -> frozenset[str]:
+        """Nodes on which entitled jobs started."""
+        starts = [start for start in self._turns.starts if start.fit.share_class is ShareClass.ENTITLED]
+        return frozenset(slot.node for start in starts for slot in start.fit.slots)
+
+    @cached_property
+    def entitled(self) -> list[tuple[set[str], Hold]]:
+        """Nodes of each planned start that is entitled."""
+        rooms = self._turns.world.free
+        return [
+            ({node for node, _ in rooms.of_flavor(hold.flavor).named(hold.picks)}, hold)
+            for hold in self._turns.world.holds()
+            if hold.share_class is ShareClass.ENTITLED
+        ]
 
 
 def _is_later(kept: Reservation, turns: Turns) -> bool:
@@ -65,7 +117,7 @@ def _alone(turns: Turns) -> Turns:
     return alone
 
 
-def _cause(kept: Reservation, turns: Turns, alone: Turns) -> MoveCause:
+def _cause(kept: Reservation, turns: Turns, facts: _Facts) -> MoveCause:
     """The first that applies."""
     job = turns.jobs[kept.job_id]
     refusal = not_eligible(job, turns.world)
@@ -73,44 +125,35 @@ def _cause(kept: Reservation, turns: Turns, alone: Turns) -> MoveCause:
         return MoveCause.POLICY_CHANGED
     if refusal is not None and refusal.reason is not ReasonCode.NEVER_FITS:
         return MoveCause.OPERATOR_ACT if refusal.reason in _BY_OPERATOR else MoveCause.NOT_ELIGIBLE
-    waits, hold = turns.waits.get(job.id), alone.world.held.get(job.id)
+    waits, hold = turns.waits.get(job.id), facts.alone.world.held.get(job.id)
     if waits is not None and waits.shield is not None:
         return MoveCause.AGED
-    if job.id in alone.started or (hold is not None and hold.start_ms <= kept.start_ms):
-        return _of_others(kept, turns)
-    found = _of_world(kept, job, turns.snapshot)
-    is_taken = found is MoveCause.REPLANNED and _is_taken(kept, turns)
+    if job.id in facts.alone.started or (hold is not None and hold.start_ms <= kept.start_ms):
+        return _of_others(kept, facts)
+    found = _of_world(kept, job, turns.snapshot, facts)
+    is_taken = found is MoveCause.REPLANNED and _is_taken(kept, facts)
     return MoveCause.ENTITLED_WORK if is_taken else found
 
 
-def _is_taken(kept: Reservation, turns: Turns) -> bool:
+def _is_taken(kept: Reservation, facts: _Facts) -> bool:
     """Whether entitled work that held a planned start itself stands on the place now."""
     nodes = {node for node, _ in kept.place}
-    taken = [
-        {slot.node for slot in start.fit.slots}
-        for start in turns.starts
-        if start.fit.share_class is ShareClass.ENTITLED
-    ]
-    for hold in turns.world.holds():
-        is_then = hold.start_ms <= kept.start_ms < hold.end_ms
-        if is_then and hold.share_class is ShareClass.ENTITLED and hold.job_id != kept.job_id:
-            named = turns.world.free.of_flavor(hold.flavor).named(hold.picks)
-            taken.append({node for node, _ in named})
-    return any(nodes & others for others in taken)
+    return bool(nodes & facts.entitled_nodes) or any(
+        hold.start_ms <= kept.start_ms < hold.end_ms and hold.job_id != kept.job_id and nodes & others
+        for others, hold in facts.entitled
+    )
 
 
-def _of_others(kept: Reservation, turns: Turns) -> MoveCause:
+def _of_others(kept: Reservation, facts: _Facts) -> MoveCause:
     """A start that other waiting jobs put off: by their right, or because an operator put one first."""
     nodes = {node for node, _ in kept.place}
-    ahead = {start.job.id for start in turns.starts if nodes & {slot.node for slot in start.fit.slots}}
-    ahead |= {job_id for job_id in turns.world.held if job_id != kept.job_id}
-    is_expedited = any(turns.jobs[job_id].is_expedited for job_id in ahead if job_id in turns.jobs)
+    is_expedited = bool(facts.expedited - {kept.job_id}) or bool(nodes & facts.expedited_nodes)
     return MoveCause.OPERATOR_ACT if is_expedited else MoveCause.ENTITLED_WORK
 
 
-def _of_world(kept: Reservation, job: PendingJob, snapshot: Snapshot) -> MoveCause:
+def _of_world(kept: Reservation, job: PendingJob, snapshot: Snapshot, facts: _Facts) -> MoveCause:
     """What changed under a planned start."""
-    of_nodes = _of_nodes(kept, snapshot)
+    of_nodes = _of_nodes(kept, facts)
     if of_nodes is not None:
         return of_nodes
     nodes = {node for node, _ in kept.place}
@@ -123,33 +166,29 @@ def _of_world(kept: Reservation, job: PendingJob, snapshot: Snapshot) -> MoveCau
         for window in snapshot.windows
     ):
         return MoveCause.WINDOW
-    running = _of_pool(kept, snapshot)
-    is_missed = any(standing.start_ms < snapshot.at_ms for standing in snapshot.reservations)
-    if is_missed or any(_is_overdue(attempt, snapshot.at_ms) for attempt in running):
-        return MoveCause.OVERDUE
-    is_pinned = any(attempt.is_protected for attempt in running)
-    return MoveCause.OPERATOR_ACT if is_pinned else MoveCause.REPLANNED
+    return MoveCause.OVERDUE if facts.is_missed else facts.of_pool(kept.flavor)
 
 
-def _of_nodes(kept: Reservation, snapshot: Snapshot) -> MoveCause | None:
+def _of_nodes(kept: Reservation, facts: _Facts) -> MoveCause | None:
     """Whether the nodes of the place, or the GPUs in service that quotas are shares of, are not what they were."""
-    states = {node.name: node.state for node in snapshot.nodes}
-    drained = {node.name for node in snapshot.nodes if not node.is_in_service}
-    place = {states.get(node) for node, _ in kept.place}
-    if any(node in drained for node, _ in kept.place):
+    place = {facts.states.get(node) for node, _ in kept.place}
+    if any(node in facts.drained for node, _ in kept.place):
         return MoveCause.OPERATOR_ACT
     if place != {NodeState.UP}:
         return MoveCause.NODE_LOST
-    capacity = sum(snapshot.capacity.values())
-    if kept.capacity_gpus is not None and capacity < kept.capacity_gpus:
-        return MoveCause.OPERATOR_ACT if drained else MoveCause.NODE_LOST
+    if kept.capacity_gpus is not None and facts.capacity < kept.capacity_gpus:
+        return MoveCause.OPERATOR_ACT if facts.drained else MoveCause.NODE_LOST
     return None
 
 
-def _of_pool(kept: Reservation, snapshot: Snapshot) -> list[LiveAttempt]:
-    """What runs on nodes of the flavor."""
-    of_flavor = {node.name for node in snapshot.nodes if node.flavor == kept.flavor}
-    return [attempt for attempt in snapshot.live if attempt.slots[0].node in of_flavor]
+def _of_pool(flavor: str, snapshot: Snapshot) -> MoveCause:
+    """What changed by what runs on nodes of the flavor."""
+    of_flavor = {node.name for node in snapshot.nodes if node.flavor == flavor}
+    running = [attempt for attempt in snapshot.live if attempt.slots[0].node in of_flavor]
+    if any(_is_overdue(attempt, snapshot.at_ms) for attempt in running):
+        return MoveCause.OVERDUE
+    is_pinned = any(attempt.is_protected for attempt in running)
+    return MoveCause.OPERATOR_ACT if is_pinned else MoveCause.REPLANNED
 
 
 def _is_overdue(attempt: LiveAttempt, at_ms: int) -> bool:

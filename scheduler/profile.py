@@ -91,6 +91,10 @@ class Hold:
     array_id: JobId | None = None
 
 
+Back = Callable[[int], Counts]
+"""GPUs of each node that some runs give back at an instant."""
+
+
 class Profile:
     """The nodes of one flavor over time; working state of one cycle.
 
@@ -123,6 +127,7 @@ class Profile:
         self._spared: Final[dict[JobId, list[Run]]] = {}
         self._masks: Final = [np.array([name in window.nodes for name in rooms.names]) for window in windows]
         self._slack: Final[dict[int, Counts]] = {}
+        self._bases: Final[dict[int, Counts]] = {}
         self._without: tuple[Collection[AttemptId], Counts] | None = None
         self._timeline: Timeline | None = None
         self._ends: tuple[Counts, Counts, Counts] | None = None
@@ -144,9 +149,10 @@ class Profile:
             _insert(self._instants, run.end_ms)
         if self._timeline is not None:
             self._timeline.add(run.picks, self.at_ms, run.end_ms, -1)
-        for at_ms, slack in self._slack.items():
-            if at_ms < run.end_ms:
-                _add(slack, run.picks, -1)
+        for known in (self._slack, self._bases):
+            for at_ms, free in known.items():
+                if at_ms < run.end_ms:
+                    _add(free, run.picks, -1)
 
     def hold(self, hold: Hold) -> None:
         """A planned start stands from now on; its victims end when it begins."""
@@ -177,15 +183,15 @@ class Profile:
         spans = [(hold.picks, hold.start_ms, hold.end_ms, sign)]
         if hold.victims:
             self._rows = self._known_rows = self._ends = None
-            spans += [(run.picks, hold.start_ms, run.end_ms, -sign) for run in self._spared_for(hold)]
+            freed = [(run.picks, hold.start_ms, run.end_ms, -sign) for run in self._spared_for(hold)]
+            _add_spans(self._bases, freed)
+            spans += freed
             if self._instants is not None:
                 _insert(self._instants, hold.start_ms)  # one that is no end any more frees nothing
-        for picks, begin_ms, end_ms, change in spans:
-            if self._timeline is not None:
+        _add_spans(self._slack, spans)
+        if self._timeline is not None:
+            for picks, begin_ms, end_ms, change in spans:
                 self._timeline.add(picks, begin_ms, end_ms, change)
-            for at_ms, slack in self._slack.items():
-                if begin_ms <= at_ms < end_ms:
-                    _add(slack, picks, change)
 
     def is_sound(self) -> bool:
         """Whether every planned start has its GPUs beside what runs and the others."""
@@ -207,13 +213,21 @@ class Profile:
         return found
 
     def base(self, at_ms: int) -> Counts:
-        """What is free at an instant beside what runs, planned starts left out. O(nodes + runs)."""
+        """What is free at an instant beside what runs, planned starts left out; must not be written to.
+
+        O(nodes + runs); nothing where it was among the last FEW_INSTANTS asked for: thousands that are made room for
+        at once ask for one instant, and each victim would have every run added up anew.
+        """
         if at_ms <= self.at_ms:
             return self.rooms.free
-        rows = self._all_rows()
-        rows = rows[rows[:, 0] <= at_ms]
-        gained = np.bincount(rows[:, 1], weights=rows[:, 2], minlength=len(self.rooms.free))
-        return self.rooms.free + gained.astype(np.int64)
+        if at_ms not in self._bases:
+            rows = self._all_rows()
+            rows = rows[rows[:, 0] <= at_ms]
+            gained = np.bincount(rows[:, 1], weights=rows[:, 2], minlength=len(self.rooms.free))
+            if len(self._bases) >= FEW_INSTANTS:
+                self._bases.clear()
+            self._bases[at_ms] = self.rooms.free + gained.astype(np.int64)
+        return self._bases[at_ms]
 
     def _all_rows(self) -> Counts:
         """When runs end, with the node and the GPUs of each, in no order."""
@@ -259,7 +273,7 @@ class Profile:
         return found
 
     def throughout(
-        self, start_ms: int, end_ms: int, *, past: Collection[JobId] = (), freed: Sequence[Run] = ()
+        self, start_ms: int, end_ms: int, *, past: Collection[JobId] = (), freed: Sequence[Run] | Back = ()
     ) -> Counts:
         """What is free of each node from start to end, windows left out. O((holds + 1) x nodes).
 
@@ -267,7 +281,7 @@ class Profile:
             start_ms: begin of the span.
             end_ms: its end, not included.
             past: planned starts that need not be respected.
-            freed: what runs and is stopped by the begin of the span.
+            freed: what runs and is stopped by the begin of the span, or what that gives back at an instant.
         """
         spare = [self.holds[job_id] for job_id in past if job_id in self.holds]
         begins = [at_ms for at_ms in self.begins if start_ms < at_ms < end_ms]
@@ -279,9 +293,11 @@ class Profile:
             found = np.minimum(found, self._with_back(at_ms, spare, freed))
         return found
 
-    def _with_back(self, at_ms: int, spare: Sequence[Hold], freed: Sequence[Run]) -> Counts:
+    def _with_back(self, at_ms: int, spare: Sequence[Hold], freed: Sequence[Run] | Back) -> Counts:
         """What is free at an instant if these planned starts and runs give way."""
         back = [hold.picks for hold in spare if hold.start_ms <= at_ms < hold.end_ms]
+        if callable(freed):
+            return with_back(self.slack(at_ms) + freed(at_ms), back)
         back += [run.picks for run in freed if run.end_ms > at_ms]
         return with_back(self.slack(at_ms), back)
 
@@ -329,6 +345,14 @@ def _insert(ascending: list[int], value: int) -> None:
     place = bisect_right(ascending, value)
     if place == 0 or ascending[place - 1] != value:
         ascending.insert(place, value)
+
+
+def _add_spans(known: dict[int, Counts], spans: Sequence[tuple[Picks, int, int, int]]) -> None:
+    """Add GPUs, each with the sign of its span, to what is known of instants from its begin to before its end."""
+    for at_ms, free in known.items():
+        for picks, begin_ms, end_ms, sign in spans:
+            if begin_ms <= at_ms < end_ms:
+                _add(free, picks, sign)
 
 
 def _add(counts: Counts, picks: Picks, sign: int) -> None:

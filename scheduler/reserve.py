@@ -20,7 +20,7 @@ from scheduler.fit import must_be_entitled
 from scheduler.model import PendingJob, ShareClass
 from scheduler.place import Counts, Picks
 from scheduler.profile import Hold, Profile, Run, with_back
-from scheduler.reclaim import fewest_victims
+from scheduler.reclaim import Candidates, fewest_victims
 from scheduler.running import MS
 from scheduler.shares import Ask
 from scheduler.timeline import Table, may_hold
@@ -73,13 +73,13 @@ class Search:
         """Whether GPUs would do at an instant, planned starts left out: before it there are no more of them."""
         room = self.profile.base(until_ms)
         if may_reclaim and self._is_within_nominal and self._candidates:
-            room = room + self._given_back(until_ms)
+            room = room + self._candidates.back(until_ms)
         return bool(self._may_hold(room[np.newaxis])[0])
 
     def _instants(self, until_ms: int | None) -> list[int]:
         """Instants at which a start may become possible, ascending, now or the job's begin first."""
         now_ms = max(self.world.at_ms, self.job.begin_ms)
-        more = {now_ms, *(self.world.at_ms + run.grace_ms for run in self._candidates)}
+        more = {now_ms, *(self.world.at_ms + grace_ms for grace_ms in self._candidates.graces_ms)}
         if self.shares.tree.is_limited or len(self.world.profiles) > 1:
             more.update(hold.end_ms for hold in self.shares.holds.values())
             more.update(self.shares.ends())
@@ -136,7 +136,7 @@ class Search:
         return self.shape.gpus <= self.shares.tree.nominal.get(self.queue, 0)
 
     @cached_property
-    def _candidates(self) -> Sequence[Run]:
+    def _candidates(self) -> Candidates:
         """What other queues have borrowed now and may be taken back, on these nodes; the first to give way first."""
         return self.world.takeable(self.profile.flavor, self.queue)
 
@@ -148,22 +148,8 @@ class Search:
         """Whether there is room at an instant if every borrower gives way; once true, true for ever."""
         room = self.profile.base(at_ms)
         if self._candidates:
-            room = room + self._given_back(at_ms)
+            room = room + self._candidates.back(at_ms)
         return self._pick(room) is not None
-
-    def _given_back(self, at_ms: int) -> Counts:
-        """GPUs of each node that would be free at an instant if every borrower gave way."""
-        ends, nodes, gpus = self._candidates_by_node
-        is_left = ends > at_ms
-        back = np.bincount(nodes[is_left], weights=gpus[is_left], minlength=len(self.profile.rooms.free))
-        return back.astype(np.int64)
-
-    @cached_property
-    def _candidates_by_node(self) -> tuple[Counts, Counts, Counts]:
-        """Ends, nodes and GPUs of the candidates, one item for each node of each."""
-        table = [(run.end_ms, node, gpus) for run in self._candidates for node, gpus in run.picks]
-        ends, nodes, gpus = np.array(table, dtype=np.int64).reshape(-1, 3).T
-        return ends, nodes, gpus
 
     def _pick(self, room: Counts) -> Picks | None:
         return self.profile.rooms.pick(room, self.shape)
@@ -210,22 +196,27 @@ class Search:
         Victims are chosen by what they lose, whatever their grace; the longest grace among them is the start. A
         start that comes by itself is owed too: were it not planned, who borrows could take its room piece by piece.
         """
-        now_ms = self.world.at_ms
-        candidates = [run for run in self._candidates if not self._is_fresh(run)]
-        victims = fewest_victims(candidates, lambda chosen: self._bought(chosen) is not None, now_ms)
-        found = None if victims is None else self._bought(victims)
-        if found is None or not found.victims:
+        candidates = self._candidates.settled
+        victims = fewest_victims(
+            candidates, lambda chosen: self._bought(chosen) is not None, self.world.at_ms
+        )
+        bought = self._bought(victims) if victims else None
+        if not victims or bought is None:
             return None
+        found = self._hold(*bought, victims)
         sooner = self.earliest(until_ms=found.start_ms, may_reclaim=False)
         return found if sooner is None else sooner
 
-    def _bought(self, victims: Sequence[Run]) -> Hold | None:
-        """The start that these victims buy, at the longest grace among them."""
-        grace_ms = max((run.grace_ms for run in victims), default=0)
+    def _bought(self, victims: Sequence[Run]) -> tuple[Ask, Picks] | None:
+        """The start that these victims buy, at the longest grace among them, and its nodes."""
+        graces_ms = (
+            victims.graces_ms if isinstance(victims, Candidates) else {run.grace_ms for run in victims}
+        )
+        grace_ms = max(graces_ms, default=0)
         ask = self._ask(max(self.world.at_ms + grace_ms, self.job.begin_ms))
         demoted = self.shares.demoted(ask.queue, ask.gpus, ask.start_ms, ask.end_ms)
         picks = self._place(ask, victims) if ask.is_entitled and demoted is None else None
-        return None if picks is None else self._hold(ask, picks, victims)
+        return None if picks is None else (ask, picks)
 
     def _class_at(self, at_ms: int) -> ShareClass:
         return self.shares.class_at(self.queue, self.shape.gpus, at_ms)
@@ -242,13 +233,14 @@ class Search:
         """Nodes for a start if these runs are gone by it; None where limits, windows or room refuse."""
         if self._must_be_entitled and not ask.is_entitled:
             return None
-        freed = [run for run in victims if run.end_ms > ask.start_ms]
         if self.shares.tree.is_limited:
-            gone = frozenset(run.id for run in freed)
+            gone = frozenset(run.id for run in _ending_after(victims, ask.start_ms))
             if self.shares.refusal(ask._replace(without=gone)) is not None:
                 return None
-        room = self.profile.throughout(ask.start_ms, ask.end_ms, freed=freed)
+        back = victims.back if isinstance(victims, Candidates) else _ending_after(victims, ask.start_ms)
+        room = self.profile.throughout(ask.start_ms, ask.end_ms, freed=back)
         room = self.profile.open(room, ask.start_ms, ask.end_ms, self.job.project_id)
+        freed = (run.id for run in victims if run.end_ms > ask.start_ms)
         room = self.world.with_beside(room, self.shape, ask, freed)
         if only is not None:
             is_allowed = self.profile.rooms.allows([node for node, _ in only], self.shape)
@@ -282,6 +274,10 @@ class Search:
             project_id=self.job.project_id,
             array_id=None if self.job.array is None else self.job.array.id,
         )
+
+
+def _ending_after(runs: Sequence[Run], at_ms: int) -> list[Run]:
+    return [run for run in runs if run.end_ms > at_ms]
 
 
 def earliest(

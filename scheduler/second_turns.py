@@ -86,7 +86,10 @@ def _is_freed(turns: Turns, waits: Waits) -> bool:
     """Whether what kept the job from starting is there no more, or not as it was."""
     if waits.shield is not None:
         return _is_gone(turns, waits.shield)
-    return any(turns.world.held.get(hold.job_id) != hold for hold in waits.beside)
+    if waits.beside is None:
+        return False
+    stood, count = waits.beside
+    return stood.is_moved(count, turns.world.held, turns.world.version)
 
 
 def _is_gone(turns: Turns, shield: PendingJob) -> bool:

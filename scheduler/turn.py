@@ -12,7 +12,7 @@ from quota.model import Policy
 from quota.policy import policy_queue
 from scheduler.fit import Fit, NoFit, World, fits_eligible, has_room, not_eligible
 from scheduler.index import Index
-from scheduler.lines import Line, Waits, line_of
+from scheduler.lines import Line, Stood, Waits, line_of
 from scheduler.model import JobId, PendingJob, ReasonCode, Reservation, ShareClass, Snapshot
 from scheduler.order import Aging, FairShare
 from scheduler.place import Picks
@@ -86,7 +86,7 @@ class Turn:
         self.reclaims: Final[list[JobId]] = []
         self._refused: Final[dict[int, tuple[int, NoFit]]] = {}
         self._unbought: Final[dict[int, int]] = {}
-        self._beside: tuple[int, tuple[Hold, ...]] = (-1, ())
+        self._stood = Stood(0)
         self.is_surplus = False
         """Whether only work that is not entitled is left to have its turn."""
         self._borrowers: Final = {
@@ -368,14 +368,14 @@ class Turn:
         # that is entitled may have taken nothing back for a planned start in its way.
         is_told = len(job.request.flavors) == 1 and not is_entitled
         by_planned = BY_PLANNED if is_told else ROOM_REASONS
-        beside = self._held_now() if refusal.reason in by_planned else ()
+        beside = self._held_now() if refusal.reason in by_planned else None
         self.waits[job.id] = Waits(job, refusal, is_entitled, shield, is_free=is_free, beside=beside)
 
-    def _held_now(self) -> tuple[Hold, ...]:
-        """The planned starts that stand; one object for all that ask in the same world."""
-        if self._beside[0] != self.world.version:
-            self._beside = (self.world.version, tuple(self.world.held.values()))
-        return self._beside[1]
+    def _held_now(self) -> tuple[Stood, int]:
+        """The planned starts that stand; one object for all that ask while none is released."""
+        if self._stood.releases != self.world.releases:
+            self._stood = Stood(self.world.releases)
+        return self._stood, self._stood.follow(self.world.held)
 
     def wait_alike(self, job: PendingJob, waits: Waits) -> None:
         """The job waits for the same reason as one of its kind."""

@@ -28,7 +28,7 @@ from scheduler.model import (
 from scheduler.order import times_of
 from scheduler.place import Choice, Counts, FreeView, Shape
 from scheduler.profile import Hold, Profile, Run
-from scheduler.reclaim import by_loss
+from scheduler.reclaim import Candidates, by_loss
 from scheduler.running import LEAST_GRACE_MS, MS, Running
 from scheduler.shares import Ask, Shares
 from scheduler.topology import terms_of
@@ -163,6 +163,8 @@ class World:
         self.free: Final = running.free()
         self.version = 0
         self._stamps = 0
+        self.releases = 0
+        """How many planned starts were released so far."""
         self.spots: Final[dict[object, object]] = {}
         """Answers of `fit` while the version is the same."""
         at_ms = snapshot.at_ms
@@ -181,7 +183,7 @@ class World:
         self._tight: Final = set(running.tight)
         self._beside: Final[dict[str, Beside]] = {}
         self.held: Final[dict[JobId, Hold]] = {}
-        self._takeable: Final[dict[tuple[str, str], list[Run]]] = {}
+        self._takeable: Final[dict[tuple[str, str], Candidates]] = {}
         self._starts = 0
         self._grants: Final[dict[tuple[UUID, str], list[GrantView]]] = {}
         self._claimed_s: Final[dict[GrantId, int]] = {}
@@ -295,14 +297,16 @@ class World:
         for victim in hold.victims:
             shares.ends_anew(profile.runs[victim], hold.start_ms)
         if hold.victims:
+            victims = [profile.runs[victim] for victim in hold.victims]
             for key, runs in self._takeable.items():
-                self._takeable[key] = [run for run in runs if run.id not in hold.victims]
+                self._takeable[key] = runs.less(victims)
         self._stamp()
 
     def release(self, job_id: JobId) -> Hold | None:
         """A planned start stands no more, and its victims run on; None when there was none."""
         hold = self.held.pop(job_id, None)
         if hold is not None:
+            self.releases += 1
             grant_id, aside_s = self._aside.pop(job_id, (None, 0))
             if grant_id is not None:
                 self._claimed_s[grant_id] -= aside_s
@@ -328,13 +332,14 @@ class World:
                 self._claimed_s[grant.id] = self.claimed_s(grant.id) + needed_s
                 return
 
-    def takeable(self, flavor: str, queue: str) -> list[Run]:
+    def takeable(self, flavor: str, queue: str) -> Candidates:
         """What other queues have borrowed now and may be taken back for a queue, the first to give way first."""
         key = (flavor, queue)
         if key not in self._takeable:
             known = self.profiles[flavor].runs
             runs = [known[run] for run in self.shares_of(flavor).borrowed_of_others(queue) if run in known]
-            self._takeable[key] = by_loss((run for run in runs if run.is_reclaimable), self.at_ms)
+            ordered = by_loss((run for run in runs if run.is_reclaimable), self.at_ms)
+            self._takeable[key] = Candidates(ordered, self.at_ms, len(self.profiles[flavor].rooms.free))
         return self._takeable[key]
 
     # CPUs and memory, once something asks for more than its share of a node.
@@ -364,12 +369,12 @@ class World:
             self._beside[flavor] = Beside(site, profile.runs.values(), profile.holds)
         return self._beside[flavor]
 
-    def with_beside(self, room: Counts, shape: Shape, ask: Ask, freed: Iterable[Run]) -> Counts:
+    def with_beside(self, room: Counts, shape: Shape, ask: Ask, freed: Iterable[AttemptId]) -> Counts:
         """Of GPUs that are free throughout a start, those that have their CPUs and memory then."""
         beside = self._beside_of(shape)
         if beside is None:
             return room
-        left = beside.throughout(ask.start_ms, ask.end_ms, ask.past, {run.id for run in freed})
+        left = beside.throughout(ask.start_ms, ask.end_ms, ask.past, set(freed))
         return folded(room, left, self.profiles[shape.flavor].rooms.site, shape.terms)
 
     def with_beside_now(self, room: Counts, shape: Shape, gone: Collection[AttemptId] = ()) -> Counts:

@@ -8,6 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from scheduler.fit import Bounds, World
+from scheduler.profile import FEW_INSTANTS, Run
+from scheduler.reclaim import Candidates, by_loss
 from scheduler.reserve import Search
 
 
@@ -46,3 +48,43 @@ def test_a_start_is_found_where_a_look_at_each_instant_finds_one(build, seed):
         hold = search.earliest()
         if hold is not None and chance.random() < 0.7:
             world.hold(hold)
+
+
+@given(
+    runs=st.lists(
+        st.tuples(st.integers(0, 3), st.integers(0, 2), st.integers(1, 9), st.integers(-1, 1)), max_size=8
+    ),
+    gone=st.lists(st.sets(st.integers(0, 9)), max_size=4),
+    asked=st.lists(st.integers(0, 12), max_size=FEW_INSTANTS + 2),
+)
+def test_candidates_less_some_are_those_made_anew(runs, gone, asked):
+    found = [
+        Run(
+            id=f"{number}-1",
+            job_id=number,
+            queue="q",
+            flavor="h200",
+            gpus=2,
+            picks=((node, 1), (2, 1)),
+            order=(5, number) if priority == 1 else (number % 3, number),
+            end_ms=end_ms,
+            priority=priority,
+            grace_ms=grace_ms,
+        )
+        for number, (node, grace_ms, end_ms, priority) in enumerate(runs)
+    ]
+    kept = Candidates(by_loss(found, 5), 5, 4)
+    for numbers in gone:
+        [kept.back(at_ms).tolist() for at_ms in asked]
+        left = [run for run in kept if run.job_id not in numbers]
+        kept = kept.less([run for run in found if run.job_id in numbers])
+        anew = Candidates(left, 5, 4)
+        assert list(kept) == left
+        assert sorted(kept.graces_ms) == sorted({run.grace_ms for run in left})
+        assert list(kept.settled) == [run for run in left if run.order[0] != 5]
+        given = [
+            sum(g for run in left if run.end_ms > 3 for n, g in run.picks if n == node) for node in range(4)
+        ]
+        assert kept.back(3).tolist() == given
+        for at_ms in asked:
+            assert kept.back(at_ms).tolist() == anew.back(at_ms).tolist()

@@ -150,5 +150,6 @@ def told(changes):
             own.start(run(f"s{number}", end_ms, ((node, 1),)))
         spans = [own.throughout(at, at + 2_500).tolist() for at in range(1_000, 12_000, 1_500)]
         past = [own.throughout(at, at + 2_500, past=list(own.holds)[:1]).tolist() for at in (1_000, 4_000)]
-        found.append((own.instants(), own.instants(4_000), spans, past, own.is_sound()))
+        bases = [own.base(at).tolist() for at in range(1_000, 12_000, 1_500)]
+        found.append((own.instants(), own.instants(4_000), spans, past, bases, own.is_sound()))
     return found
