@@ -18,8 +18,10 @@ Placed = tuple[tuple[int, int], AttemptId, Run]
 """A run with its place in the order of admissions."""
 Charged = tuple[int, frozenset[AttemptId]]
 """GPUs that are entitled, and the runs that are borrowed."""
-Charges = dict[str, tuple[Sequence[Placed], int, Charged]]
-"""What was last found charged to each queue, of which runs and with which nominal."""
+KeptCharge = tuple[Sequence[Placed], int, Charged]
+"""What was found charged, of which runs and with which nominal."""
+Charges = dict[str, KeptCharge]
+"""What was last found charged to each queue."""
 
 
 NOTHING: Final[Charged] = (0, frozenset())
@@ -66,6 +68,7 @@ class Shares:
         self._planned_so_far = 0
         self._runs: Final = runs
         self._by_queue: Final = dict(runs)
+        self._own: Final[dict[str, list[Placed]]] = {}
         self._charges: Final = {} if charges is None else charges
         self._charged: Final[dict[str, dict[int, Charged]]] = {}
         self._left: Final[dict[str, dict[int, int]]] = {}
@@ -110,32 +113,35 @@ class Shares:
     def start(self, run: Run) -> None:
         """A job starts now, after all that runs: `run.order` is the greatest."""
         self.charged(run.queue, self.at_ms)
-        placed = list(self._by_queue.get(run.queue, ()))
-        insort(placed, (run.order, run.id, run), key=_place)
-        self._by_queue[run.queue] = placed
+        insert(self._own_runs(run.queue), (run.order, run.id, run))
         if self._use is not None:
             self._use.add(run.queue, run.gpus)
         nominal = self.tree.nominal.get(run.queue, 0)
         known = self._charged[run.queue]
-        for at_ms, (entitled, borrowed) in known.items():
-            if at_ms < run.end_ms and entitled + run.gpus <= nominal:
-                known[at_ms] = (entitled + run.gpus, borrowed)
-            elif at_ms < run.end_ms:
-                known[at_ms] = (entitled, borrowed | {run.id})
+        for at_ms, charged in known.items():
+            if at_ms < run.end_ms:
+                known[at_ms] = charged_with(charged, run, nominal)
         self._left.pop(run.queue, None)
         self._others.clear()
 
     def ends_anew(self, run: Run, from_ms: int) -> None:
         """A run got another end, which changes nothing before `from_ms`."""
-        placed = list(self._by_queue[run.queue])
+        placed = self._own_runs(run.queue)
         place = bisect_left(placed, (run.order, run.id), key=_place)
         placed[place] = (run.order, run.id, run)
-        self._by_queue[run.queue] = placed
         charged = self._charged.get(run.queue, {})
         self._charged[run.queue] = {at_ms: known for at_ms, known in charged.items() if at_ms < from_ms}
         self._left.pop(run.queue, None)
         for key in [key for key in self._others if key[1] >= from_ms]:
             del self._others[key]
+
+    def _own_runs(self, queue: str) -> list[Placed]:
+        """What runs in the queue, to be changed: a copy is made of what was given, once."""
+        known = self._own.get(queue)
+        if known is None:
+            known = self._own[queue] = list(self._by_queue.get(queue, ()))
+            self._by_queue[queue] = known
+        return known
 
     def charged(self, queue: str, at_ms: int) -> Charged:
         """GPUs of the queue that are entitled at an instant, and the runs that are borrowed then. O(runs)."""
@@ -285,6 +291,24 @@ class Shares:
             borrowed = [self.charged(other, at_ms)[1] for other in borrowers if other != queue]
             self._others[queue, at_ms] = frozenset().union(*borrowed)
         return self._others[queue, at_ms]
+
+
+def charged_with(charged: Charged, run: Run, nominal: int) -> Charged:
+    """What is charged to a queue when a run comes behind all others: see `entitled_of`."""
+    entitled, borrowed = charged
+    if entitled + run.gpus <= nominal:
+        return (entitled + run.gpus, borrowed)
+    return (entitled, borrowed | {run.id})
+
+
+def insert(runs: list[Placed], placed: Placed) -> bool:
+    """Put a run into its place among others; whether that is behind them all, as it mostly is."""
+    is_last = not runs or runs[-1][:2] <= placed[:2]
+    if is_last:
+        runs.append(placed)
+    else:
+        insort(runs, placed, key=_place)
+    return is_last
 
 
 def _place(placed: Placed) -> tuple[tuple[int, int], AttemptId]:
