@@ -74,6 +74,8 @@ class Shares:
         self._left: Final[dict[str, dict[int, int]]] = {}
         self._others: Final[dict[tuple[str, int], frozenset[AttemptId]]] = {}
         self._use: Use | None = None
+        self._uses: Final[dict[int, Use]] = {}
+        self._by_name: dict[AttemptId, Run] | None = None
 
     @property
     def use(self) -> Use:
@@ -85,6 +87,7 @@ class Shares:
 
     def hold(self, hold: Hold) -> None:
         """A planned start stands from now on."""
+        self._uses.clear()
         self.holds[hold.job_id] = hold
         if hold.share_class is ShareClass.BORROWED:
             self._borrowed.setdefault(hold.queue, {})[hold.job_id] = hold
@@ -98,6 +101,7 @@ class Shares:
 
     def release(self, hold: Hold) -> None:
         """A planned start stands no more."""
+        self._uses.clear()
         del self.holds[hold.job_id]
         if hold.share_class is ShareClass.BORROWED:
             del self._borrowed[hold.queue][hold.job_id]
@@ -138,6 +142,8 @@ class Shares:
     def _own_runs(self, queue: str) -> list[Placed]:
         """What runs in the queue, to be changed: a copy is made of what was given, once."""
         known = self._own.get(queue)
+        self._uses.clear()
+        self._by_name = None
         if known is None:
             known = self._own[queue] = list(self._by_queue.get(queue, ()))
             self._by_queue[queue] = known
@@ -265,17 +271,39 @@ class Shares:
 
     def _refusal_at(self, at_ms: int, ask: Ask) -> QuotaRefusal | None:
         is_plain = at_ms == self.at_ms and not self.holds and not ask.without
-        use = self.use if is_plain else Use(self.tree, self._held(at_ms, ask.past, ask.without))
+        use = self.use if is_plain else self._use_at(at_ms, ask)
         return use.refusal(ask.queue, ask.gpus, is_entitled=ask.is_entitled)
 
-    def _held(self, at_ms: int, past: Collection[JobId], without: Collection[AttemptId]) -> dict[str, int]:
+    def _use_at(self, at_ms: int, ask: Ask) -> Use:
+        """What counts at each node at an instant, but for what the start need not respect. O(runs) once."""
+        use = self._uses.get(at_ms)
+        if use is None:
+            use = self._uses[at_ms] = Use(self.tree, self._held(at_ms))
+        past = self.holds.keys() & ask.past
+        if past or ask.without:
+            use = use.copy()
+            for hold in map(self.holds.__getitem__, past):
+                if hold.start_ms <= at_ms < hold.end_ms:
+                    use.add(hold.queue, -hold.gpus)
+            for run in self._runs_named(ask.without):
+                if run.end_ms > at_ms:
+                    use.add(run.queue, -run.gpus)
+        return use
+
+    def _runs_named(self, names: Collection[AttemptId]) -> Iterator[Run]:
+        """Those of these runs that the pool has, each once."""
+        if self._by_name is None:
+            self._by_name = {run.id: run for runs in self._by_queue.values() for _, _, run in runs}
+        known = self._by_name
+        return (known[name] for name in set(names) if name in known)
+
+    def _held(self, at_ms: int) -> dict[str, int]:
         """GPUs of each queue at an instant, runs and planned starts."""
         held: dict[str, int] = {}
         for queue, runs in self._by_queue.items():
-            gpus = [run.gpus for _, _, run in runs if run.end_ms > at_ms and run.id not in without]
-            held[queue] = sum(gpus)
+            held[queue] = sum([run.gpus for _, _, run in runs if run.end_ms > at_ms])
         for hold in self.holds.values():
-            if hold.job_id not in past and hold.start_ms <= at_ms < hold.end_ms:
+            if hold.start_ms <= at_ms < hold.end_ms:
                 held[hold.queue] = held.get(hold.queue, 0) + hold.gpus
         return held
 

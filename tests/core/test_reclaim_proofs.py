@@ -157,7 +157,9 @@ def test_victims_are_borrowers_of_other_queues_and_lose_least(cluster):
         queue = cluster.pending[job_id].queue
         assert name in set().union(*(found for other, found in lent.items() if other != queue))
         mine = runs[name]
-        for other in set().union(*(found for its, found in lent.items() if its != queue)) - set(victims) - stopping:
+        for other in (
+            set().union(*(found for its, found in lent.items() if its != queue)) - set(victims) - stopping
+        ):
             its = runs[other]
             is_alike = (its.picks, its.queue, its.grace_ms) == (mine.picks, mine.queue, mine.grace_ms)
             if is_alike:
