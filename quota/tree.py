@@ -6,7 +6,7 @@ One `Tree` per pool. A pool is what is counted together: all flavors of whole GP
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from fractions import Fraction
 from typing import Final
 
@@ -76,6 +76,7 @@ class Tree:
         kept: what a node does not lend; nodes that lend all of it are absent.
         weight: for fair share: the weight stated, else the nominal, else 1.
         below: children of every inner node, sorted by path.
+        upwards: every node, behind all that are below it; made of the others.
     """
 
     nominal: Mapping[str, int]
@@ -83,6 +84,11 @@ class Tree:
     kept: Mapping[str, int]
     weight: Mapping[str, int]
     below: Mapping[str, tuple[str, ...]]
+    upwards: tuple[str, ...] = field(init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        upwards = sorted(self.nominal, key=lambda path: -len(ancestors(path)))
+        object.__setattr__(self, "upwards", tuple(upwards))
 
     @property
     def is_limited(self) -> bool:
@@ -143,21 +149,32 @@ class Use:
     Args:
         tree: the limits.
         held: GPUs held by each queue; queues that the tree does not have count at ROOT alone.
+        counted: what counts at each node, where that is known: `held` is not looked at then.
     """
 
-    def __init__(self, tree: Tree, held: Mapping[str, int]) -> None:
+    def __init__(self, tree: Tree, held: Mapping[str, int], counted: Mapping[str, int] | None = None) -> None:
         self.tree: Final = tree
-        self.held: Final[dict[str, int]] = {}
-        self._counted: Final[dict[str, int]] = {}
-        for path in sorted(tree.nominal, key=lambda path: -len(ancestors(path))):
-            kept = (max(self._counted[child], tree.kept.get(child, 0)) for child in tree.below.get(path, ()))
-            self._counted[path] = sum(kept)
-        for queue, gpus in sorted(held.items()):
-            self.add(queue, gpus)
+        self._counted: Final = {} if counted is None else dict(counted)
+        if counted is None:
+            self._count(held)
+
+    def _count(self, held: Mapping[str, int]) -> None:
+        """From the queues upwards; what a queue that the tree does not have holds is added."""
+        tree = self.tree
+        for path in tree.upwards:
+            counted = held.get(path, 0)
+            for child in tree.below.get(path, ()):
+                counted += max(self._counted[child], tree.kept.get(child, 0))
+            self._counted[path] = counted
+        for queue in sorted(held.keys() - tree.nominal.keys()):
+            self.add(queue, held[queue])
+
+    def copy(self) -> Use:
+        """The same, to be changed apart."""
+        return Use(self.tree, {}, self._counted)
 
     def add(self, queue: str, gpus: int) -> None:
         """`queue` holds `gpus` more (or fewer). O(depth)."""
-        self.held[queue] = self.held.get(queue, 0) + gpus
         for node, counted in self._after(queue, gpus):
             self._counted[node] = counted
 

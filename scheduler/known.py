@@ -6,6 +6,7 @@ It begins with the tables (`scheduler.warm`) and takes every record that came si
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
@@ -249,13 +250,22 @@ class Known:
         before = {*changed.attempts}.intersection(self._live)
         came = [name for name in map(AttemptId, changed.attempts) if self._follow_attempt(name)]
         is_gone = not before <= self._live.keys()
-        if came or is_gone:
-            if is_gone:
-                self._live_ids = [name for name in self._live_ids if name in self._live]
-            self._live_ids.extend(name for name in came if name not in before)
-            self._live_ids.sort()
+        new = sorted(name for name in came if name not in before)
+        if is_gone or len(new) < len(came):
+            self._live_ids = sorted([*(name for name in self._live_ids if name in self._live), *new])
             live = tuple(map(self._live.__getitem__, self._live_ids))
+        elif new:
+            live = self._with_new(live, new)
         self._tuples = (pending, live)
+
+    def _with_new(self, live: tuple[LiveAttempt, ...], new: list[AttemptId]) -> tuple[LiveAttempt, ...]:
+        """Live attempts with new ones at their place: mostly one, as neighbouring jobs are admitted together."""
+        place = bisect_left(self._live_ids, new[0])
+        if place != bisect_left(self._live_ids, new[-1]):
+            self._live_ids = sorted([*self._live_ids, *new])
+            return tuple(map(self._live.__getitem__, self._live_ids))
+        self._live_ids[place:place] = new
+        return (*live[:place], *map(self._live.__getitem__, new), *live[place:])
 
     def _in_order(self) -> tuple[PendingJob, ...]:
         """Waiting jobs by id. New ones have the highest, so that sorting is rarely needed."""

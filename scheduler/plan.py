@@ -4,20 +4,16 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Collection, Container, Iterable, Sequence
+from collections.abc import Collection, Container, Sequence
 from dataclasses import replace
-from typing import Final
 
 from quota.model import Policy
 from scheduler.entries import Entries, waits_of
-from scheduler.fit import MS
 from scheduler.index import Index
 from scheduler.model import (
     Admit,
     Expire,
     JobId,
-    JobState,
-    LiveAttempt,
     Plan,
     PlanEntry,
     Preempt,
@@ -29,17 +25,12 @@ from scheduler.moved import moved
 from scheduler.order import AGED
 from scheduler.profile import Hold
 from scheduler.reasons import Reasons
+from scheduler.running import EXPIRE_SLACK_S
 from scheduler.second_turns import second_turns
 from scheduler.spare import spare_needless, start_reclaimers
 from scheduler.turns import Turns
 
 __all__ = ["AGED", "EXPIRE_SLACK_S", "effects_digest", "make_plan", "plan_digest", "plan_to_json"]
-
-EXPIRE_SLACK_S: Final = 60
-"""Seconds past its walltime before the scheduler itself stops an attempt.
-
-The node stops it first: 30 s from SIGTERM to SIGKILL, and as much again for the exit to be reported.
-"""
 
 
 def make_plan(snapshot: Snapshot, policy: Policy, index: Index | None = None) -> Plan:
@@ -55,8 +46,8 @@ def make_plan(snapshot: Snapshot, policy: Policy, index: Index | None = None) ->
         index: what the last cycle knew, carried on to this one; the plan is the same without. Then
             O(p log p) for p pending jobs, and with it their number costs a look at each one's identity.
     """
-    expired = _expire(snapshot.live, snapshot.at_ms)
     turns = Turns(snapshot, policy, index)
+    expired = _expire(turns)
     turns.keep_reclaims()
     turns.entitled()
     turns.planned()
@@ -80,16 +71,9 @@ def make_plan(snapshot: Snapshot, policy: Policy, index: Index | None = None) ->
     )
 
 
-def _expire(live: Iterable[LiveAttempt], at_ms: int) -> list[PlanEntry]:
-    """Attempts that outlived their walltime and whose node did not stop them."""
-    return [
-        Expire(attempt.id)
-        for attempt in live
-        if attempt.committed_ms is not None
-        and attempt.state is not JobState.COMPLETING
-        and not attempt.is_stopping
-        and at_ms >= attempt.committed_ms + (attempt.request.walltime_s + EXPIRE_SLACK_S) * MS
-    ]
+def _expire(turns: Turns) -> list[PlanEntry]:
+    """Attempts that outlived their walltime and whose node did not stop them, by name."""
+    return [Expire(name) for name in sorted(turns.outlived)]
 
 
 def _admits(turns: Turns) -> list[PlanEntry]:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from bisect import bisect_left, insort
-from collections.abc import Callable, Iterable, Mapping, Sequence
+import heapq
+from bisect import bisect_left
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from typing import Final
@@ -17,12 +18,21 @@ from scheduler.changed import changes
 from scheduler.model import AttemptId, JobState, LiveAttempt, Node, NodeState, Snapshot
 from scheduler.place import Counts, FreeView
 from scheduler.profile import OVERDUE_MS, Run
-from scheduler.shares import Charges, Placed
+from scheduler.shares import Charges, KeptCharge, Placed, charged_with, insert
 
 MS: Final = 1_000
 """Milliseconds of a second."""
 LEAST_GRACE_MS: Final = 1_000
 """Milliseconds of the shortest notice: what is given back cannot be had at the same instant."""
+
+EXPIRE_SLACK_S: Final = 60
+"""Seconds past its walltime before the scheduler itself stops an attempt.
+
+The node stops it first: 30 s from SIGTERM to SIGKILL, and as much again for the exit to be reported.
+"""
+
+MOST_GONE: Final = 4
+"""Times as many instants as there are things due that are kept; above it those of what is gone are dropped."""
 
 FEW: Final = 8
 """Runs that are looked for one by one; more at once."""
@@ -72,6 +82,50 @@ def _with_soon(rows: Counts, at_ms: int) -> Counts:
     return rows
 
 
+class Due:
+    """What is due by an instant, at the price of what became due or changed since it was last asked."""
+
+    def __init__(self) -> None:
+        self._at_ms: Final[dict[AttemptId, int]] = {}
+        self._heap: list[tuple[int, AttemptId]] = []
+        self._due: Final[set[AttemptId]] = set()
+        self._by_ms = 0
+
+    def add(self, name: AttemptId, at_ms: int) -> None:
+        """Something new, and when it is due."""
+        self._at_ms[name] = at_ms
+        if len(self._heap) > MOST_GONE * len(self._at_ms):
+            self._begin_anew()
+        else:
+            heapq.heappush(self._heap, (at_ms, name))
+
+    @property
+    def kept(self) -> int:
+        """Instants that are kept, of what is gone too."""
+        return len(self._heap)
+
+    def remove(self, name: AttemptId) -> None:
+        """It is gone, if it was there."""
+        self._at_ms.pop(name, None)
+        self._due.discard(name)
+
+    def by(self, at_ms: int) -> Collection[AttemptId]:
+        """What is due by an instant; an earlier one than before costs a look at all."""
+        if at_ms < self._by_ms:
+            self._begin_anew()
+        self._by_ms = at_ms
+        while self._heap and self._heap[0][0] <= at_ms:
+            due_ms, name = heapq.heappop(self._heap)
+            if self._at_ms.get(name) == due_ms:
+                self._due.add(name)
+        return self._due
+
+    def _begin_anew(self) -> None:
+        self._due.clear()
+        self._heap = [(at_ms, name) for name, at_ms in self._at_ms.items()]
+        heapq.heapify(self._heap)
+
+
 NO_ENDS: Final = Ends()
 """The ends of a flavor that nothing ever ran on."""
 
@@ -95,6 +149,8 @@ class Running:
         self._flavor_of: dict[AttemptId, str] = {}
         self._over: dict[AttemptId, str] = {}
         self._charges: dict[str, Charges] = {}
+        self._due = Due()
+        self._overdue = Due()
 
     def follow(self, snapshot: Snapshot, policy: Policy) -> None:
         """Take over what started, ended or changed; other nodes or another policy begin anew."""
@@ -108,38 +164,71 @@ class Running:
         came, gone = changes(self._live, snapshot.live)
         self._live = snapshot.live
         ended: dict[str, list[AttemptId]] = {}
+        own: set[tuple[str, str]] = set()
         for attempt in gone:
             self._free.give_back(attempt.slots)
-            ended.setdefault(self._remove(attempt.id), []).append(attempt.id)
+            ended.setdefault(self._remove(attempt.id, own), []).append(attempt.id)
         started: dict[str, list[Run]] = {}
         for attempt in came:
             self._free.occupy(attempt.slots)
             run = self._run(attempt, policy)
-            self._add(run)
+            self._add(run, own)
+            expires_ms = _expires_ms(attempt)
+            if expires_ms is not None:
+                self._overdue.add(attempt.id, expires_ms)
             started.setdefault(run.flavor, []).append(run)
         for flavor in {*ended, *started}:
             self._ends.setdefault(flavor, Ends()).change(ended.get(flavor, ()), started.get(flavor, ()))
 
-    def _add(self, run: Run) -> None:
+    def _add(self, run: Run, own: set[tuple[str, str]]) -> None:
         if self._free.of_flavor(run.flavor).site.is_over(run.cpus_per_gpu, run.memory_bytes_per_gpu):
             self._over[run.id] = run.flavor
         self._flavor_of[run.id] = run.flavor
         self._runs.setdefault(run.flavor, {})[run.id] = run
-        queues = self._queues.setdefault(pool_of(run.flavor), {})
-        queues[run.queue] = placed = queues.get(run.queue, []).copy()
-        insort(placed, (run.order, run.id, run), key=lambda placed: placed[:2])
+        self._due.add(run.id, run.end_ms)
+        placed, charged = self._placed(run, own)
+        is_last = insert(placed, (run.order, run.id, run))
+        if is_last and charged is not None:
+            _, nominal, found = charged
+            found = charged_with(found, run, nominal)
+            self.charged(pool_of(run.flavor))[run.queue] = (placed, nominal, found)
 
-    def _remove(self, run_id: AttemptId) -> str:
+    def _remove(self, run_id: AttemptId, own: set[tuple[str, str]]) -> str:
         """A run is gone; its flavor."""
         flavor = self._flavor_of.pop(run_id)
         self._over.pop(run_id, None)
+        self._due.remove(run_id)
+        self._overdue.remove(run_id)
         run = self._runs[flavor].pop(run_id)
-        queues = self._queues[pool_of(flavor)]
-        queues[run.queue] = placed = queues[run.queue].copy()
+        placed, charged = self._placed(run, own)
         del placed[bisect_left(placed, (run.order, run.id), key=lambda placed: placed[:2])]
         if not placed:
-            del queues[run.queue]
+            del self._queues[pool_of(flavor)][run.queue]
+            own.discard((pool_of(flavor), run.queue))
+        elif charged is not None and not charged[2][1]:
+            _, nominal, (entitled, borrowed) = charged
+            self.charged(pool_of(flavor))[run.queue] = (placed, nominal, (entitled - run.gpus, borrowed))
         return flavor
+
+    def _placed(self, run: Run, own: set[tuple[str, str]]) -> tuple[list[Placed], KeptCharge | None]:
+        """The runs of the run's queue, to be changed, and what is known to be charged for them until then.
+
+        A list that a cycle may have is replaced by a copy, once in each `follow`.
+        """
+        pool = pool_of(run.flavor)
+        queues = self._queues.setdefault(pool, {})
+        placed = queues.get(run.queue, [])
+        charges = self.charged(pool)
+        known = charges.pop(run.queue, None)
+        charged = known if known is not None and known[0] is placed else None
+        if (pool, run.queue) not in own:
+            own.add((pool, run.queue))
+            placed = queues[run.queue] = placed.copy()
+        return placed, charged
+
+    def outlived(self, at_ms: int) -> frozenset[AttemptId]:
+        """Attempts that outlived their walltime and that nobody is stopping."""
+        return frozenset(self._overdue.by(at_ms))
 
     @property
     def tight(self) -> frozenset[str]:
@@ -152,23 +241,22 @@ class Running:
 
     def of_flavor(self, flavor: str, at_ms: int) -> dict[AttemptId, Run]:
         """What holds GPUs of a flavor, a copy; what was to end by now ends soon."""
-        runs = self._runs.get(flavor, {}).copy()
-        late = [run for run in runs.values() if run.end_ms <= at_ms]
-        runs.update({run.id: _soon(run, at_ms) for run in late})
-        return runs
+        known = self._runs.get(flavor, {})
+        late = (known[run_id] for run_id in self._due.by(at_ms) if run_id in known)
+        return known | {run.id: _soon(run, at_ms) for run in late}
 
     def by_queue(self, pool: str, at_ms: int) -> dict[str, list[Placed]]:
         """What holds GPUs of a pool by queue, first admitted first; what was to end by now ends soon.
 
-        The lists are replaced, never changed, by whoever has them; one that is the same object says the same.
+        The lists are not changed by whoever has them; one that is the same object says the same.
         """
         queues = self._queues.get(pool, {}).copy()
-        for queue, placed in queues.items():
-            if any(entry[2].end_ms <= at_ms for entry in placed):
-                queues[queue] = [
-                    entry if entry[2].end_ms > at_ms else (*entry[:2], _soon(entry[2], at_ms))
-                    for entry in placed
-                ]
+        late = (self._runs[self._flavor_of[run_id]][run_id] for run_id in self._due.by(at_ms))
+        for queue in {run.queue for run in late if pool_of(run.flavor) == pool}:
+            queues[queue] = [
+                entry if entry[2].end_ms > at_ms else (*entry[:2], _soon(entry[2], at_ms))
+                for entry in queues[queue]
+            ]
         return queues
 
     def charged(self, pool: str) -> Charges:
@@ -203,6 +291,14 @@ class Running:
             cpus_per_gpu=attempt.request.cpus_per_gpu,
             memory_bytes_per_gpu=attempt.request.memory_bytes_per_gpu,
         )
+
+
+def _expires_ms(attempt: LiveAttempt) -> int | None:
+    """When the scheduler stops the attempt, should its node not have done it; None while there is nothing to stop."""
+    is_ending = attempt.is_stopping or attempt.state is JobState.COMPLETING
+    if attempt.committed_ms is None or is_ending:
+        return None
+    return attempt.committed_ms + (attempt.request.walltime_s + EXPIRE_SLACK_S) * MS
 
 
 def _soon(run: Run, at_ms: int) -> Run:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from datetime import datetime, timedelta
 
-from sqlalchemy import select
+from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
 from quota.fairshare import MS, UsageBook, charged, rate_of
@@ -25,11 +25,11 @@ def sample_usage(session: Session, policy: Policy, *, at: datetime, actor: str) 
         actor: as the journal names actors.
     """
     at = clock.from_ms(clock.to_ms(at))
-    rows = {row.queue: row for row in session.scalars(select(UsageRow))}
-    last = max((row.sampled_at for row in rows.values()), default=None)
+    last = session.scalar(select(func.max(UsageRow.sampled_at)))
     elapsed_s = policy.usage_sampling_s if last is None else int((at - last).total_seconds())
     if elapsed_s < policy.usage_sampling_s:
         return False
+    rows = {row.queue: row for row in session.scalars(select(UsageRow))}
     since = at - timedelta(seconds=policy.usage_sampling_s) if last is None else last
     book = UsageBook({row.queue: row.used_gpu_ms for row in rows.values()})
     held = _held_ms(session, policy, since, at)

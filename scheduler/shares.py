@@ -18,8 +18,10 @@ Placed = tuple[tuple[int, int], AttemptId, Run]
 """A run with its place in the order of admissions."""
 Charged = tuple[int, frozenset[AttemptId]]
 """GPUs that are entitled, and the runs that are borrowed."""
-Charges = dict[str, tuple[Sequence[Placed], int, Charged]]
-"""What was last found charged to each queue, of which runs and with which nominal."""
+KeptCharge = tuple[Sequence[Placed], int, Charged]
+"""What was found charged, of which runs and with which nominal."""
+Charges = dict[str, KeptCharge]
+"""What was last found charged to each queue."""
 
 
 NOTHING: Final[Charged] = (0, frozenset())
@@ -66,11 +68,14 @@ class Shares:
         self._planned_so_far = 0
         self._runs: Final = runs
         self._by_queue: Final = dict(runs)
+        self._own: Final[dict[str, list[Placed]]] = {}
         self._charges: Final = {} if charges is None else charges
         self._charged: Final[dict[str, dict[int, Charged]]] = {}
         self._left: Final[dict[str, dict[int, int]]] = {}
         self._others: Final[dict[tuple[str, int], frozenset[AttemptId]]] = {}
         self._use: Use | None = None
+        self._uses: Final[dict[int, Use]] = {}
+        self._by_name: dict[AttemptId, Run] | None = None
 
     @property
     def use(self) -> Use:
@@ -82,6 +87,7 @@ class Shares:
 
     def hold(self, hold: Hold) -> None:
         """A planned start stands from now on."""
+        self._uses.clear()
         self.holds[hold.job_id] = hold
         if hold.share_class is ShareClass.BORROWED:
             self._borrowed.setdefault(hold.queue, {})[hold.job_id] = hold
@@ -95,6 +101,7 @@ class Shares:
 
     def release(self, hold: Hold) -> None:
         """A planned start stands no more."""
+        self._uses.clear()
         del self.holds[hold.job_id]
         if hold.share_class is ShareClass.BORROWED:
             del self._borrowed[hold.queue][hold.job_id]
@@ -110,32 +117,37 @@ class Shares:
     def start(self, run: Run) -> None:
         """A job starts now, after all that runs: `run.order` is the greatest."""
         self.charged(run.queue, self.at_ms)
-        placed = list(self._by_queue.get(run.queue, ()))
-        insort(placed, (run.order, run.id, run), key=_place)
-        self._by_queue[run.queue] = placed
+        insert(self._own_runs(run.queue), (run.order, run.id, run))
         if self._use is not None:
             self._use.add(run.queue, run.gpus)
         nominal = self.tree.nominal.get(run.queue, 0)
         known = self._charged[run.queue]
-        for at_ms, (entitled, borrowed) in known.items():
-            if at_ms < run.end_ms and entitled + run.gpus <= nominal:
-                known[at_ms] = (entitled + run.gpus, borrowed)
-            elif at_ms < run.end_ms:
-                known[at_ms] = (entitled, borrowed | {run.id})
+        for at_ms, charged in known.items():
+            if at_ms < run.end_ms:
+                known[at_ms] = charged_with(charged, run, nominal)
         self._left.pop(run.queue, None)
         self._others.clear()
 
     def ends_anew(self, run: Run, from_ms: int) -> None:
         """A run got another end, which changes nothing before `from_ms`."""
-        placed = list(self._by_queue[run.queue])
+        placed = self._own_runs(run.queue)
         place = bisect_left(placed, (run.order, run.id), key=_place)
         placed[place] = (run.order, run.id, run)
-        self._by_queue[run.queue] = placed
         charged = self._charged.get(run.queue, {})
         self._charged[run.queue] = {at_ms: known for at_ms, known in charged.items() if at_ms < from_ms}
         self._left.pop(run.queue, None)
         for key in [key for key in self._others if key[1] >= from_ms]:
             del self._others[key]
+
+    def _own_runs(self, queue: str) -> list[Placed]:
+        """What runs in the queue, to be changed: a copy is made of what was given, once."""
+        known = self._own.get(queue)
+        self._uses.clear()
+        self._by_name = None
+        if known is None:
+            known = self._own[queue] = list(self._by_queue.get(queue, ()))
+            self._by_queue[queue] = known
+        return known
 
     def charged(self, queue: str, at_ms: int) -> Charged:
         """GPUs of the queue that are entitled at an instant, and the runs that are borrowed then. O(runs)."""
@@ -259,17 +271,39 @@ class Shares:
 
     def _refusal_at(self, at_ms: int, ask: Ask) -> QuotaRefusal | None:
         is_plain = at_ms == self.at_ms and not self.holds and not ask.without
-        use = self.use if is_plain else Use(self.tree, self._held(at_ms, ask.past, ask.without))
+        use = self.use if is_plain else self._use_at(at_ms, ask)
         return use.refusal(ask.queue, ask.gpus, is_entitled=ask.is_entitled)
 
-    def _held(self, at_ms: int, past: Collection[JobId], without: Collection[AttemptId]) -> dict[str, int]:
+    def _use_at(self, at_ms: int, ask: Ask) -> Use:
+        """What counts at each node at an instant, but for what the start need not respect. O(runs) once."""
+        use = self._uses.get(at_ms)
+        if use is None:
+            use = self._uses[at_ms] = Use(self.tree, self._held(at_ms))
+        past = self.holds.keys() & ask.past
+        if past or ask.without:
+            use = use.copy()
+            for hold in map(self.holds.__getitem__, past):
+                if hold.start_ms <= at_ms < hold.end_ms:
+                    use.add(hold.queue, -hold.gpus)
+            for run in self._runs_named(ask.without):
+                if run.end_ms > at_ms:
+                    use.add(run.queue, -run.gpus)
+        return use
+
+    def _runs_named(self, names: Collection[AttemptId]) -> Iterator[Run]:
+        """Those of these runs that the pool has, each once."""
+        if self._by_name is None:
+            self._by_name = {run.id: run for runs in self._by_queue.values() for _, _, run in runs}
+        known = self._by_name
+        return (known[name] for name in set(names) if name in known)
+
+    def _held(self, at_ms: int) -> dict[str, int]:
         """GPUs of each queue at an instant, runs and planned starts."""
         held: dict[str, int] = {}
         for queue, runs in self._by_queue.items():
-            gpus = [run.gpus for _, _, run in runs if run.end_ms > at_ms and run.id not in without]
-            held[queue] = sum(gpus)
+            held[queue] = sum([run.gpus for _, _, run in runs if run.end_ms > at_ms])
         for hold in self.holds.values():
-            if hold.job_id not in past and hold.start_ms <= at_ms < hold.end_ms:
+            if hold.start_ms <= at_ms < hold.end_ms:
                 held[hold.queue] = held.get(hold.queue, 0) + hold.gpus
         return held
 
@@ -285,6 +319,24 @@ class Shares:
             borrowed = [self.charged(other, at_ms)[1] for other in borrowers if other != queue]
             self._others[queue, at_ms] = frozenset().union(*borrowed)
         return self._others[queue, at_ms]
+
+
+def charged_with(charged: Charged, run: Run, nominal: int) -> Charged:
+    """What is charged to a queue when a run comes behind all others: see `entitled_of`."""
+    entitled, borrowed = charged
+    if entitled + run.gpus <= nominal:
+        return (entitled + run.gpus, borrowed)
+    return (entitled, borrowed | {run.id})
+
+
+def insert(runs: list[Placed], placed: Placed) -> bool:
+    """Put a run into its place among others; whether that is behind them all, as it mostly is."""
+    is_last = not runs or runs[-1][:2] <= placed[:2]
+    if is_last:
+        runs.append(placed)
+    else:
+        insort(runs, placed, key=_place)
+    return is_last
 
 
 def _place(placed: Placed) -> tuple[tuple[int, int], AttemptId]:

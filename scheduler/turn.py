@@ -64,6 +64,7 @@ class Turn:
         self._index: Final = Index() if index is None else index
         self.bounds: Final = self._index.bounds(snapshot, policy)
         self.world: Final = World(snapshot, self.bounds, self._index.running)
+        self.outlived: Final = self._index.running.outlived(snapshot.at_ms)
         self.aging: Final = Aging(snapshot.at_ms, policy.aging_full_after_s, self.bounds.nominals)
         self._index.follow(snapshot, policy, self.aging)
         self.jobs: Final = self._index.jobs

@@ -138,15 +138,16 @@ class Turns(Turn):
 
     def _is_refused(self, walk: Walk, line: Line) -> bool:
         """Whether nothing that others do can start the head; then that is the reason of all its kind."""
-        job, version = walk.job, self.world.version
-        if self._eligible.get(walk.group) == version and is_free_to_start(job, self.world.at_ms):
-            return False  # a like job was asked for, and nothing has started since
+        job = walk.job
+        claims = self.world.claims(job.project_id)
+        if self._eligible.get(walk.group) == claims and is_free_to_start(job, self.world.at_ms):
+            return False  # a like job was asked for, and nothing more is claimed of their project's grants
         refusal = not_eligible(job, self.world)
         if refusal is not None:
             self.wait(job, refusal)
             line.finish(self.waits[job.id])
             return True
-        self._eligible[walk.group] = version
+        self._eligible[walk.group] = claims
         return False
 
     def _entitled_turn(self, line: Line) -> None:

@@ -187,6 +187,7 @@ class World:
         self._starts = 0
         self._grants: Final[dict[tuple[UUID, str], list[GrantView]]] = {}
         self._claimed_s: Final[dict[GrantId, int]] = {}
+        self._claims: Final[Counter[UUID | None]] = Counter()
         self._aside: Final[dict[JobId, tuple[GrantId, int]]] = {}
         self._live: Final = snapshot.live
         self._of_array: Counter[JobId] | None = None
@@ -216,6 +217,10 @@ class World:
         """
         aside_of, aside_s = self._aside.get(job_id, (None, 0)) if job_id is not None else (None, 0)
         return self._claimed_s.get(grant_id, 0) - (aside_s if aside_of == grant_id else 0)
+
+    def claims(self, project_id: UUID) -> int:
+        """Times that what is claimed of the project's grants has changed in this cycle."""
+        return self._claims[project_id]
 
     def of_array(self, array_id: JobId, job_id: JobId | None = None) -> int:
         """Jobs of the array that hold GPUs, or that GPUs are being taken back for.
@@ -272,6 +277,7 @@ class World:
         self.profiles[fit.flavor].start(run)
         self.shares_of(fit.flavor).start(run)
         self._claimed_s[fit.grant_id] = self.claimed_s(fit.grant_id) + fit.claim_s
+        self._claims[job.project_id] += 1
         if job.array is not None:
             self._arrays()[job.array.id] += 1
         return run
@@ -310,6 +316,7 @@ class World:
             grant_id, aside_s = self._aside.pop(job_id, (None, 0))
             if grant_id is not None:
                 self._claimed_s[grant_id] -= aside_s
+                self._claims[hold.project_id] += 1
             if hold.is_reclaim:
                 self._count_array(hold.array_id, -1)
             self._forget_beside(hold)
@@ -330,6 +337,7 @@ class World:
             if grant.remaining_s - self.claimed_s(grant.id) >= needed_s:
                 self._aside[hold.job_id] = (grant.id, needed_s)
                 self._claimed_s[grant.id] = self.claimed_s(grant.id) + needed_s
+                self._claims[project_id] += 1
                 return
 
     def takeable(self, flavor: str, queue: str) -> Candidates:

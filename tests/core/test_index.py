@@ -23,7 +23,8 @@ from scheduler.order import Aging, key_of
 from scheduler.place import Rooms, pick
 from scheduler.plan import make_plan, plan_digest
 from scheduler.profile import OVERDUE_MS, Run
-from scheduler.running import FEW, Ends
+from scheduler.running import FEW, MOST_GONE, Due, Ends, Running
+from scheduler.shares import Shares
 from scheduler.simulate import Replayer
 from scheduler.simulate_cli import equal_shares
 from scheduler.traces import TraceJob
@@ -312,3 +313,62 @@ def test_where_nobody_waits_a_plan_does_nothing(build):
     """So the simulator makes none."""
     plan = make_plan(build.snapshot(live=[build.live(9, "n0:0")]), build.policy())
     assert (tuple(plan.entries), plan.next_ms) == ((), None)
+
+
+@given(
+    st.lists(
+        st.one_of(
+            st.tuples(st.just("add"), st.sampled_from("abc"), st.integers(0, 9)),
+            st.tuples(st.just("remove"), st.sampled_from("abc"), st.none()),
+            st.tuples(st.just("ask"), st.none(), st.integers(0, 9)),
+        )
+    )
+)
+def test_what_is_due_is_what_a_look_at_all_would_find(steps):
+    due, known = Due(), {}
+    for what, name, at_ms in steps:
+        if what == "ask":
+            assert {*due.by(at_ms)} == {one for one, its_ms in known.items() if its_ms <= at_ms}
+            continue
+        due.remove(name)
+        known.pop(name, None)
+        if what == "add":
+            due.add(name, at_ms)
+            known[name] = at_ms
+
+
+def test_instants_of_what_is_gone_do_not_pile_up():
+    due = Due()
+    for number in range(1_000):
+        due.add(str(number), 10**9 + number)
+        due.remove(str(number - 1))
+    assert due.kept <= MOST_GONE * 2
+    assert due.by(10**10) == {"999"}
+
+
+@given(
+    st.lists(st.tuples(st.booleans(), st.integers(0, 11), st.integers(1, 3)), max_size=30), st.integers(0, 12)
+)
+def test_charges_that_are_carried_on_are_those_counted_anew(build, steps, nominal):
+    """Whether runs come behind all others or between them, and whatever goes."""
+    policy = build.policy({"q": {"nominal": nominal}})
+    nodes, live, kept = build.nodes(*[3] * 12), {}, Running()
+    tree = build.bounds(build.snapshot(nodes), policy).tree("h200")
+    for comes, number, gpus in steps:
+        if comes:
+            held = " ".join(f"n{number}:{place}" for place in range(gpus))
+            live[number] = build.live(number, held, admitted_seq=number)
+        else:
+            live.pop(number, None)
+        snapshot = build.snapshot(nodes, live=sorted(live.values(), key=lambda one: one.id))
+        found = []
+        for running in (kept, Running()):
+            running.follow(snapshot, policy)
+            shares = Shares(
+                tree,
+                snapshot.at_ms,
+                running.by_queue("h200", snapshot.at_ms),
+                running.charged("h200"),
+            )
+            found.append(shares.charged("q", snapshot.at_ms))
+        assert found[0] == found[1]

@@ -6,10 +6,12 @@ Times are minutes from now. Nodes have 8 GPUs. A walltime that is not given is t
 from __future__ import annotations
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from quota.cohort import divide
 from quota.policy import parse_policy
-from quota.tree import WHOLE
+from quota.tree import WHOLE, Use, tree_of
 from scheduler.fit import Bounds, World
 from scheduler.model import Admit, JobId, JobState, LiveAttempt, Preempt, Request, Reserve, Slot, Wait
 from scheduler.plan import make_plan
@@ -397,3 +399,26 @@ def test_a_national_policy_on_32_gpus():
         "priority-sectors/energy": 1,
     }
     assert {path: nominals[path] for path in expected} == expected
+
+
+@given(st.data())
+def test_use_is_the_same_however_it_came_about(build, data):
+    """Counted from the queues upwards, added queue by queue, or taken back from more; also of unknown queues."""
+    share = {"nominal": 4, "lending_limit": data.draw(st.integers(0, 4))}
+    policy = build.policy({"a": {"nominal": 8, "children": {"b": share, "c": share}}, "d": {"nominal": 8}})
+    tree = tree_of(policy, 16)
+    held, more = [
+        data.draw(st.dictionaries(st.sampled_from(["a/b", "a/c", "d", "a/gone", "gone"]), st.integers(1, 6)))
+        for _ in range(2)
+    ]
+    both = {queue: held.get(queue, 0) + more.get(queue, 0) for queue in {*held, *more}}
+    whole, added = Use(tree, both), Use(tree, {})
+    less = whole.copy()
+    for queue, gpus in held.items():
+        added.add(queue, gpus)
+    for queue, gpus in more.items():
+        less.add(queue, -gpus)
+    nodes = [*tree.nominal, "a/gone", "gone"]
+    found = [[use.at(node) for node in nodes] for use in (Use(tree, held), added, less)]
+    assert found[0] == found[1] == found[2]
+    assert [whole.at(node) for node in nodes] == [Use(tree, both).at(node) for node in nodes]

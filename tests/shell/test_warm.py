@@ -207,6 +207,19 @@ def test_admissions_are_known_without_being_read_back(world):
     assert world.warm.rebuilds == 1
 
 
+def test_admissions_on_both_sides_of_what_runs_stand_in_their_order(world):
+    kept = Warm()
+    first = world.submit(is_held=True)
+    middle = world.submit()
+    cycle(world.leader, "test", at=clock.now(), warm=kept)
+    world.submit()
+    with transaction(world.engine) as session:
+        jobs.release(session, world.principal, first, clock.now())
+    cycle(world.leader, "test", at=clock.now(), warm=kept)
+    assert world.state(first) is world.state(middle) is JobState.ADMITTED
+    assert differences(world, kept) == ()
+
+
 def test_what_others_write_while_a_cycle_writes_is_taken_though_its_own_is_not_read_back(world):
     kept, job_id = Warm(), world.submit()
     at = clock.now()
