@@ -27,7 +27,7 @@ from scheduler.profile import Hold
 from scheduler.reasons import Reasons
 from scheduler.running import EXPIRE_SLACK_S
 from scheduler.second_turns import second_turns
-from scheduler.spare import spare_needless, start_reclaimers
+from scheduler.spare import replan_unsound, spare_needless, start_reclaimers
 from scheduler.turns import Turns
 
 __all__ = ["AGED", "EXPIRE_SLACK_S", "effects_digest", "make_plan", "plan_digest", "plan_to_json"]
@@ -55,6 +55,7 @@ def make_plan(snapshot: Snapshot, policy: Policy, index: Index | None = None) ->
     second_turns(turns)
     while start_reclaimers(turns) or (spare_needless(turns) and start_reclaimers(turns)):
         second_turns(turns)
+    replan_unsound(turns)
     holds = turns.world.holds()
     return Plan(
         snapshot.at_ms,

@@ -8,7 +8,7 @@ from __future__ import annotations
 from scheduler.fit import Fit, fits_eligible, has_room
 from scheduler.model import AttemptId, JobId
 from scheduler.profile import Hold
-from scheduler.reserve import Search
+from scheduler.reserve import Search, earliest
 from scheduler.turns import Turns
 
 
@@ -38,6 +38,24 @@ def spare_needless(turns: Turns) -> bool:
         if victim in hold.victims:
             is_any = _spare(turns, hold, victim) or is_any
     return is_any
+
+
+def replan_unsound(turns: Turns) -> None:
+    """Plan anew what was planned on GPUs that another was to take back, and did not after all.
+
+    A reclaimer that finds room sooner starts, and its victims run on.
+    """
+    world = turns.world
+    for hold in world.holds():
+        profile = world.profiles[hold.flavor]
+        if hold.is_reclaim or all(profile.slack(hold.start_ms)[node] >= 0 for node, _ in hold.picks):
+            continue
+        world.release(hold.job_id)
+        found = earliest(turns.jobs[hold.job_id], world)
+        if found is None:
+            turns.holders.discard(hold.job_id)
+        else:
+            turns.plan_start(found)
 
 
 def _start_now(turns: Turns, job_id: JobId) -> None:

@@ -210,11 +210,11 @@ class Turn:
         if is_owed or (hold is None and (own is not None or is_shield or self.may_reserve(job))):
             hold = self._replan(job, own, is_shield=is_shield)
         if hold is not None:
-            self._plan(hold)
+            self.plan_start(hold)
             is_other = own is not None and bool(own.victims) and own != hold
             if own is not None and is_other and not self.world.is_sound(own.flavor):
                 self.world.release(job.id)  # other planned starts stand on what its victims would have freed
-                self._plan(own)
+                self.plan_start(own)
 
     def shield_of(self, job: PendingJob, line: Line) -> PendingJob | None:
         """The aged job of the queue that the job must not overtake."""
@@ -324,7 +324,7 @@ class Turn:
             if not self.is_entitled(job):
                 self._borrowers.add(job.id)
 
-    def _plan(self, hold: Hold) -> None:
+    def plan_start(self, hold: Hold) -> None:
         """A planned start stands; when its victims' grace is all that is left, they get notice now."""
         runs = self.world.profiles[hold.flavor].runs
         grace_ms = max((runs[victim].grace_ms for victim in hold.victims), default=0)
