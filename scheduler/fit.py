@@ -14,6 +14,7 @@ import numpy as np
 from quota.policy import policy_queue
 from quota.tree import QuotaRefusal
 from scheduler.beside import folded
+from scheduler.bounds import Bounds, Limit, NeverFits
 from scheduler.model import GrantView, JobId, Numbers, PendingJob, ReasonCode, Request, ShareClass, Slot
 from scheduler.never import anywhere_of, can_ever_fit
 from scheduler.place import Picks, Shape
@@ -21,7 +22,7 @@ from scheduler.profile import Hold, Profile
 from scheduler.running import MS
 from scheduler.shares import Ask
 from scheduler.windows import WindowKind
-from scheduler.world import Bounds, Fit, Limit, NeverFits, World, claim_s
+from scheduler.world import Fit, World, claim_s
 
 __all__ = [
     "LACKS",

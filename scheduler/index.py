@@ -15,11 +15,11 @@ from uuid import UUID
 
 from quota.model import Policy
 from quota.policy import policy_queue
+from scheduler.bounds import Bounds
 from scheduler.changed import changes
 from scheduler.model import JobId, Node, PendingJob, Request, Snapshot
 from scheduler.order import Aging, Key, key_of
 from scheduler.running import Running
-from scheduler.world import Bounds
 
 Group = tuple[str, Request, UUID]
 """Queue, request and project: all that grants, quota and room look at."""

@@ -9,8 +9,8 @@ from typing import Final
 from quota.model import QuotaNode
 from quota.policy import policy_queue
 from scheduler.beside import folded
+from scheduler.bounds import Bounds, Limit, NeverFits
 from scheduler.model import Request
-from scheduler.world import Bounds, Limit, NeverFits
 
 NO_LEVELS: Final = "-"
 """What stands for the levels of a policy that names none."""

@@ -9,10 +9,11 @@ from typing import Final
 from quota.model import Policy
 from quota.policy import policy_queue
 from quota.tree import WHOLE, pool_of
+from scheduler.bounds import NO_LIMITS, Bounds
 from scheduler.model import Admit, AttemptId, Preempt, Snapshot
 from scheduler.plan import make_plan
 from scheduler.shares import Shares
-from scheduler.world import NO_LIMITS, Bounds, World
+from scheduler.world import World
 
 _Figures = Mapping[tuple[str, str], tuple[int, int, int]]
 """Nominal, held and borrowed by queue and pool."""
