@@ -18,7 +18,7 @@ class MoveCause(StrEnum):
     OVERDUE = "overdue"
     """What runs, or a cycle, did not come or end when it was to: GPUs count until their absence is proven."""
     AGED = "aged"
-    """An aged job of its queue, which nobody overtakes, waits still."""
+    """An aged job of its queue, which nobody overtakes, waits still; or it is aged itself and plans one that lasts."""
     NOT_ELIGIBLE = "not_eligible"
     """The job itself may not start: held, no budget, a dependency; its reason says which."""
     REPLANNED = "replanned"

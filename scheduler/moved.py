@@ -10,6 +10,7 @@ from dataclasses import replace
 from functools import cached_property
 from typing import Final
 
+from quota.policy import policy_queue
 from scheduler.causes import MoveCause
 from scheduler.fit import MS, not_eligible
 from scheduler.model import (
@@ -128,11 +129,23 @@ def _cause(kept: Reservation, turns: Turns, facts: _Facts) -> MoveCause:
     waits, hold = turns.waits.get(job.id), facts.alone.world.held.get(job.id)
     if waits is not None and waits.shield is not None:
         return MoveCause.AGED
+    if _is_aged_itself(kept, job, turns):
+        return MoveCause.AGED
     if job.id in facts.alone.started or (hold is not None and hold.start_ms <= kept.start_ms):
         return _of_others(kept, facts)
     found = _of_world(kept, job, turns.snapshot, facts)
     is_taken = found is MoveCause.REPLANNED and _is_taken(kept, facts)
     return MoveCause.ENTITLED_WORK if is_taken else found
+
+
+def _is_aged_itself(kept: Reservation, job: PendingJob, turns: Turns) -> bool:
+    """Whether the job gave a start as borrowed work up for one at which it is entitled, as nobody may overtake it."""
+    hold = turns.world.held.get(job.id)
+    is_other = hold is not None and (kept.share_class, hold.share_class) == (
+        ShareClass.BORROWED,
+        ShareClass.ENTITLED,
+    )
+    return is_other and turns.aging.is_aged(job, policy_queue(turns.policy, job.queue))
 
 
 def _is_taken(kept: Reservation, facts: _Facts) -> bool:

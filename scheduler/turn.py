@@ -291,8 +291,8 @@ class Turn:
     def _replan(self, job: PendingJob, own: Hold | None, *, is_shield: bool) -> Hold | None:
         """The start as planned before, unless an earlier one is found; at one instant plans do not change.
 
-        An aged job that shields its queue plans one at which it is entitled, if it can: what is entitled in other
-        queues takes the place of one at which it is not, as often as it comes.
+        An aged job that shields its queue plans one at which it is entitled, if it can, be it later: what is entitled
+        in other queues takes the place of one at which it is not, as often as it comes. It starts sooner if it fits.
         """
         if own is not None:
             search = Search(job, own.flavor, self.world)
@@ -302,8 +302,10 @@ class Turn:
             )
             if is_new:
                 return kept or own
+            if kept is not None and is_shield and kept.share_class is ShareClass.BORROWED:
+                return earliest(job, self.world, as_entitled=True) or kept
             if kept is not None:
-                lasts = is_shield and kept.share_class is ShareClass.ENTITLED
+                lasts = is_shield
                 if job.request.flavors == (own.flavor,) and not lasts:
                     return search.earliest(until_ms=kept.start_ms - 1) or kept
                 return earliest(job, self.world, until_ms=kept.start_ms - 1, as_entitled=lasts) or kept

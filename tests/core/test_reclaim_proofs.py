@@ -215,6 +215,7 @@ def test_no_borrower_denies_a_guarantee_longer_than_its_grace(cluster, data):
     st.lists(st.sampled_from([1, 3, 5, 10, 30]), min_size=5, max_size=40),
     st.booleans(),
 )
+@example([4, 8], 3, [10, 3, 3, 5, 3, 30, 3, 5, 10, 5], True)  # the same, told before it was aged
 @example(
     [4, 8], 0, [3, 30, 10, 5, 30, 3, 1, 5], True
 )  # an entitled job of "r" took the place of a borrowed start
