@@ -96,12 +96,11 @@ class Beside:
 
     def is_sound(self) -> bool:
         """Whether every planned start has its CPUs and memory beside what runs and the others."""
-        return all(
-            left[node] >= 0
-            for hold in self._holds.values()
-            for left in self._left(hold.start_ms, (), ())
-            for node, _ in hold.picks
-        )
+        return all(self.stands(hold) for hold in self._holds.values())
+
+    def stands(self, hold: Hold) -> bool:
+        """Whether a planned start has its CPUs and memory beside what runs and the others."""
+        return all(left[node] >= 0 for left in self._left(hold.start_ms, (), ()) for node, _ in hold.picks)
 
 
 def _taken(site: Site, asks: Asks, node: int, gpus: int) -> tuple[int, int]:

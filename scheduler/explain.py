@@ -23,7 +23,7 @@ from scheduler.plan import make_plan
 MAX_AHEAD: Final = 10
 """Jobs of the queue that are named as ahead: who reads it reads the first lines."""
 MAX_TRIED: Final = 20_000
-"""Waiting jobs up to which changes are looked for: each try is a whole plan, and some ten are made."""
+"""Waiting jobs up to which changes are looked for: each try is a whole plan, mostly one."""
 MAX_FLAVORS: Final = 8
 """Other flavors that are tried, by name: a cluster has a few kinds of GPU."""
 UNMENDED: Final = frozenset(

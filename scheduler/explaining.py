@@ -43,6 +43,8 @@ class Explanations:
     def explain(self, session: Session, job_id: JobId, at: datetime, policy: Policy) -> Explanation | None:
         """`scheduler.explain.explain` as of an instant; the session is a snapshot."""
         with self._lock:
+            if self._warm.is_ahead_of(session):  # it waited here while a later one was read
+                return Explainer().explain(job_id, load(session, at, policy), policy)
             found, policy = self._last = self._read(session, at, policy)
             return self._explainer.explain(job_id, found, policy)
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Final
 
-from sqlalchemy import select, update
+from sqlalchemy import select, tuple_, update
 from sqlalchemy.orm import Session
 
 from scheduler.dispatch.executor import ExecutorError
@@ -255,8 +255,10 @@ def send_notices(leader: Leader, attempt_ids: Sequence[AttemptId]) -> frozenset[
     failed: set[AttemptId] = set()
     for begin in range(0, len(attempt_ids), NOTICES_TOGETHER):
         with snapshot(leader.engine) as session:
-            unheard = _noticed_on(session, attempt_ids[begin : begin + NOTICES_TOGETHER])
-        _note_sent(leader, [attempt_id for attempt_id, nodes in unheard.items() if not nodes])
+            noticed = _noticed_on(session, attempt_ids[begin : begin + NOTICES_TOGETHER])
+        unheard = {attempt_id: nodes for attempt_id, (_, nodes) in noticed.items()}
+        told = {attempt_id: ends_at for attempt_id, (ends_at, _) in noticed.items()}
+        _note_sent(leader, {name: told[name] for name, nodes in unheard.items() if not nodes})
         asked: dict[str, list[AttemptId]] = {}
         for attempt_id, nodes in unheard.items():
             for node in sorted(nodes):
@@ -268,14 +270,17 @@ def send_notices(leader: Leader, attempt_ids: Sequence[AttemptId]) -> frozenset[
                     failed.add(answer.attempt_id)
                 unheard[answer.attempt_id].discard(answer.node)
             heard = dict.fromkeys(answer.attempt_id for answer in answers)
-            _note_sent(leader, [name for name in heard if not unheard[name] and name not in failed])
+            done = [name for name in heard if not unheard[name] and name not in failed]
+            _note_sent(leader, {name: told[name] for name in done})
     return frozenset(failed)
 
 
-def _noticed_on(session: Session, attempt_ids: Sequence[AttemptId]) -> dict[AttemptId, set[str]]:
-    """Nodes that are up and have ranks of these attempts, where notice stands, by attempt."""
+def _noticed_on(
+    session: Session, attempt_ids: Sequence[AttemptId]
+) -> dict[AttemptId, tuple[datetime | None, set[str]]]:
+    """When the notice of these attempts ends, where one stands, and the nodes that are up and have ranks of it."""
     rows = session.execute(
-        select(AttemptRow.id, AttemptRow.ranks)
+        select(AttemptRow.id, AttemptRow.ranks, AttemptRow.notice_ends_at)
         .where(
             AttemptRow.id.in_(attempt_ids),
             AttemptRow.reclaimed_by.is_not(None),
@@ -285,21 +290,25 @@ def _noticed_on(session: Session, attempt_ids: Sequence[AttemptId]) -> dict[Atte
     ).all()
     down = down_nodes(session)
     return {
-        AttemptId(row.id): {str(rank["node"]) for rank in row.ranks if rank["ended_ms"] is None} - down
+        AttemptId(row.id): (
+            row.notice_ends_at,
+            {str(rank["node"]) for rank in row.ranks if rank["ended_ms"] is None} - down,
+        )
         for row in rows
     }
 
 
-def _note_sent(leader: Leader, attempt_ids: Sequence[AttemptId]) -> None:
-    if not attempt_ids:
+def _note_sent(leader: Leader, told: Mapping[AttemptId, datetime | None]) -> None:
+    """Record that notices reached all their nodes; one taken back and given anew meanwhile is another, and unsent."""
+    if not told:
         return
     with transaction(leader.engine) as session:
         lease.fence(session, leader.held)
-        lock_jobs(session, attempt_ids)
+        lock_jobs(session, [*told])
         session.execute(
             update(AttemptRow)
             .where(
-                AttemptRow.id.in_(attempt_ids),
+                tuple_(AttemptRow.id, AttemptRow.notice_ends_at).in_(list(told.items())),
                 AttemptRow.reclaimed_by.is_not(None),
                 AttemptRow.notice_sent_at.is_(None),
             )

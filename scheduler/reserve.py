@@ -253,8 +253,11 @@ class Search:
         picks = self._place(ask, victims) if ask.is_entitled else None
         return None if picks is None else replace(self._hold(ask, picks, victims), is_reclaim=True)
 
-    def stated(self, at_ms: int, picks: Picks) -> Hold:
-        """A start at an instant on these nodes, whether there is room or not."""
+    def stated(self, at_ms: int, picks: Picks) -> Hold | None:
+        """A start at an instant on these nodes, whether there is room or not; None where a window shuts one."""
+        shut = self.profile.closed(at_ms, at_ms + self.length_ms, self.job.project_id)
+        if any(mask[node] for _, mask in shut for node, _ in picks):
+            return None
         return self._hold(self._ask(at_ms), picks, ())
 
     def _hold(self, ask: Ask, picks: Picks, victims: Sequence[Run]) -> Hold:

@@ -156,7 +156,7 @@ def _run(
     )
     largest = max((job.gpus for job in jobs), default=0)
     if largest > capacity:
-        raise UsageError(f"the trace has a job of {largest} GPUs, the cluster {capacity}; add --nodes")
+        raise UsageError(f"the trace has a job of {largest} GPUs, the cluster {capacity}; add nodes")
     if args.scheduler != "kezek":
         if machine is not None:
             raise UsageError(f"{args.scheduler} knows uniform nodes only; give --nodes")

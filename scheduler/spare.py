@@ -47,8 +47,7 @@ def replan_unsound(turns: Turns) -> None:
     """
     world = turns.world
     for hold in world.holds():
-        profile = world.profiles[hold.flavor]
-        if hold.is_reclaim or all(profile.slack(hold.start_ms)[node] >= 0 for node, _ in hold.picks):
+        if hold.is_reclaim or world.stands(hold):
             continue
         world.release(hold.job_id)
         found = earliest(turns.jobs[hold.job_id], world)

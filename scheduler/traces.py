@@ -48,7 +48,7 @@ class TraceError(ValueError):
     """
 
     def __init__(self, line: int, why: str) -> None:
-        super().__init__(f"line {line} of the trace: {why}")
+        super().__init__(f"line {line}: {why}")
         self.line = line
         self.why = why
 

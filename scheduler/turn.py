@@ -40,7 +40,7 @@ RESTORE_ROUNDS: Final = 4
 
 @dataclass(frozen=True, slots=True)
 class Started:
-    """A start of this cycle. `rule` says how its turn came; `charge` is what it added to its queue's use."""
+    """A start of this cycle. `charge` is what it added to its queue's use; `is_planned`: it was told before."""
 
     job: PendingJob
     queue: str
@@ -158,7 +158,9 @@ class Turn:
         picks = self._picks(kept)
         if picks is not None:
             search = Search(self.jobs[kept.job_id], kept.flavor, self.world)
-            self.world.hold(search.stated(max(kept.start_ms, self.world.at_ms), picks))
+            hold = search.stated(max(kept.start_ms, self.world.at_ms), picks)
+            if hold is not None:
+                self.world.hold(hold)
 
     def restore(self, kept: Reservation) -> None:
         """Put a planned start back on its nodes if it can still be."""

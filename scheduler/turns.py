@@ -60,7 +60,8 @@ class Turns(Turn):
             self.standing.pop(job.id)  # its nodes are gone: it looks for others at its turn
             return
         rooms = self.world.free.of_flavor(hold.flavor)
-        if not has_victims and all(rooms.free[node] >= gpus for node, gpus in hold.picks):
+        is_free = not has_victims and all(rooms.free[node] >= gpus for node, gpus in hold.picks)
+        if is_free and Search(job, hold.flavor, self.world).stated(self.world.at_ms, hold.picks) is not None:
             slots = self.world.free.slots(rooms.named(hold.picks))
             found = fits_eligible(job, self.world, slots=slots)
             if isinstance(found, Fit):
@@ -218,7 +219,9 @@ class Turns(Turn):
         standing = [
             kept
             for kept in self.kept_starts()
-            if kept.job_id not in self.decided | {job.id} and kept.job_id not in self.world.held
+            if kept.job_id != job.id
+            and kept.job_id not in self.decided
+            and kept.job_id not in self.world.held
         ]
         self.restore_all(standing)
         hold = earliest(job, self.world)

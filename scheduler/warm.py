@@ -79,7 +79,10 @@ class _Kept:
 
 
 class Warm:
-    """A leading scheduler's snapshot and index, kept from cycle to cycle. One thread uses it."""
+    """A process's snapshot and index, kept from one reading to the next: from cycle to cycle, or explanation.
+
+    One thread at a time uses it, with database snapshots in the order in which they were taken.
+    """
 
     def __init__(self) -> None:
         self.index: Index = Index()
@@ -123,6 +126,13 @@ class Warm:
     def known(self, session: Session, at: datetime, policy: Policy) -> Known:
         """What is known as of the last reading, from the tables where nothing is kept."""
         return self.catch_up(session, at, policy)[0] if self._kept is None else self._kept.known
+
+    def is_ahead_of(self, session: Session) -> bool:
+        """Whether the session's snapshot is older than the last one read: records would be taken over twice."""
+        if self._kept is None:
+            return False
+        seen = str(session.scalar(select(func.pg_current_snapshot())))
+        return _order(seen) < _order(self._kept.version)
 
     @property
     def undispatched(self) -> list[AttemptId]:
@@ -268,3 +278,12 @@ def _admissions(session: Session, since_ms: int) -> dict[tuple[int, str, str], i
         key = (clock.to_ms(row.admitted_at), row.queue, row.flavor)
         found[key] = found.get(key, 0) + int(row.gpus)
     return found
+
+
+def _order(version: str) -> tuple[int, int, int]:
+    """Of two database snapshots, taken one after the other, the earlier has the smaller; equal ones see the same.
+
+    Source: PostgreSQL's `pg_snapshot`, written as xmin:xmax:those under way. All three change one way only.
+    """
+    xmin, xmax, under_way = version.split(":")
+    return int(xmin), int(xmax), -len(under_way.split(",")) if under_way else 0

@@ -305,6 +305,13 @@ class World:
         beside = self._beside_of(Shape(flavor, 0, None))
         return self.profiles[flavor].is_sound() and (beside is None or beside.is_sound())
 
+    def stands(self, hold: Hold) -> bool:
+        """Whether a planned start has what it needs on its nodes beside what runs and the others."""
+        slack = self.profiles[hold.flavor].slack(hold.start_ms)
+        beside = self._beside_of(Shape(hold.flavor, 0, None))
+        has_gpus = all(slack[node] >= 0 for node, _ in hold.picks)
+        return has_gpus and (beside is None or beside.stands(hold))
+
     def holds(self) -> list[Hold]:
         """All planned starts that stand, by job."""
         return [self.held[job_id] for job_id in sorted(self.held)]

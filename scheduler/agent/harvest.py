@@ -43,7 +43,10 @@ def collect(
     root = os.path.realpath(scratch)
     found: list[dict[str, object]] = []
     total_bytes = 0
-    for path in sorted(_candidates(root, patterns)):
+    matching = sorted(_candidates(root, patterns))
+    named = [path for path in matching if _is_utf8(path)]
+    unnamed = len(matching) - len(named)
+    for path in named:
         source = os.path.join(root, path)
         size_bytes = os.lstat(source).st_size
         if len(found) >= MAX_OUTPUT_FILES:
@@ -60,7 +63,16 @@ def collect(
         os.chown(target, os.geteuid(), os.getegid())
         found.append({"path": path, "size_bytes": size_bytes, "sha256": _digest(target)})
         total_bytes += size_bytes
-    return found, None
+    return found, f"files left whose names are not UTF-8: {unnamed}; rename them" if unnamed else None
+
+
+def _is_utf8(path: str) -> bool:
+    """Whether the platform can write the name down: Linux allows any bytes in one."""
+    try:
+        path.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def is_safe_pattern(pattern: str) -> bool:

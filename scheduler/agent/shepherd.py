@@ -194,7 +194,7 @@ class Shepherd:
             elif word == "kill":
                 self._kill_all()
             elif word == "cpus":
-                with contextlib.suppress(ValueError):  # cut off: the next change tells it again
+                with contextlib.suppress(ValueError):  # no list of CPUs: those it has are kept
                     self._share(cpus.read(argument))
 
     def _checkpoint(self) -> None:

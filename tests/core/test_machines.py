@@ -77,13 +77,13 @@ def test_openb_nodes_are_those_with_gpus():
 @pytest.mark.parametrize(
     ("rows", "why"),
     [
-        (["n0,h200,0,,,"], "line 2 of the trace: a node needs"),
-        (["n0,,1,,,"], "line 2 of the trace: a node needs"),
-        ([",h200,1,,,"], "line 2 of the trace: a node needs"),
-        (["n0,h200,x,,,"], 'line 2 of the trace: "gpus" is'),
-        (["n0,h200,1,x,,"], 'line 2 of the trace: "cpus" is'),
-        (["n0,h200,1,,,rack"], "line 2 of the trace: labels are"),
-        (["n0,h200,1,,,", "n0,h200,1,,,"], "line 3 of the trace: node n0 is there twice"),
+        (["n0,h200,0,,,"], "line 2: a node needs"),
+        (["n0,,1,,,"], "line 2: a node needs"),
+        ([",h200,1,,,"], "line 2: a node needs"),
+        (["n0,h200,x,,,"], 'line 2: "gpus" is'),
+        (["n0,h200,1,x,,"], 'line 2: "cpus" is'),
+        (["n0,h200,1,,,rack"], "line 2: labels are"),
+        (["n0,h200,1,,,", "n0,h200,1,,,"], "line 3: node n0 is there twice"),
     ],
 )
 def test_nodes_that_cannot_be_are_told_with_their_line(rows, why):

@@ -48,7 +48,7 @@ def test_swf_takes_what_was_asked_for_before_what_was_used():
         TraceJob("2", 0, 60, 4, "user-7", "group-3", 60),
         TraceJob("1", 10, 60, 8, "user-7", "group-3", 120),
     ]
-    with pytest.raises(TraceError, match="line 1 of the trace: has 2 fields"):
+    with pytest.raises(TraceError, match="line 1: has 2 fields"):
         read_swf(["1 2"])
 
 
@@ -67,7 +67,7 @@ def test_openb_leaves_out_pods_without_gpus_or_a_start():
 
 @pytest.mark.parametrize("figure", ["", "x", "inf", "nan"])
 def test_a_figure_that_is_none_is_told_with_its_line(figure):
-    with pytest.raises(TraceError, match='line 2 of the trace: "submit_s" is'):
+    with pytest.raises(TraceError, match='line 2: "submit_s" is'):
         read_csv([HEAD, f"a,{figure},1,1,t,s,1"])
     assert set(READERS) == {"csv", "swf", "openb"}
 
@@ -295,7 +295,7 @@ def test_a_map_that_cannot_be_is_refused(tiny, tmp_path, capsys, routes, why):
 def test_what_cannot_be_replayed_says_what_to_change(tiny, tmp_path, capsys):
     for argv, why in [
         (["--trace", tiny, "--nodes", "0"], "must be 1 or more"),
-        (["--trace", tiny, "--nodes", "1", "--gpus-per-node", "4"], "add --nodes"),
+        (["--trace", tiny, "--nodes", "1", "--gpus-per-node", "4"], "add nodes"),
         (["--trace", str(tmp_path / "none"), "--nodes", "1"], "No such file"),
         (["--trace", tiny, "--nodes", "1", "--map", tiny], "give --policy too"),
     ]:

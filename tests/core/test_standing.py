@@ -7,10 +7,11 @@ from pathlib import Path
 
 import pytest
 
-from scheduler.model import ShareClass
+from scheduler.model import Admit, JobId, Reservation, ShareClass
+from scheduler.windows import Window, WindowKind
 
 sys.path.insert(0, str(Path(__file__).parent))
-from cluster import Cluster
+from cluster import MINUTE_MS, Cluster
 from test_again import run, settled, stands
 
 TREE = {"q": {"nominal": 2}, "r": {"nominal": 2}}
@@ -53,3 +54,26 @@ def test_a_start_that_takes_back_keeps_its_victims_while_others_stand_on_what_th
     stands(cluster, other, 7, "n1:1 n2:1")
     starts, planned, _ = settled(cluster)
     assert (starts, planned) == ([now], {owner: 7, gang: 27, other: 7})
+
+
+def test_what_gpus_were_taken_back_for_starts_in_no_window_that_was_set_meanwhile(build):
+    cluster = Cluster(build.policy(TREE), [4])
+    job = cluster.submit(2, "q", 30)
+    start_ms = cluster.at_ms + 5 * MINUTE_MS
+    cluster.reservations = (
+        Reservation(
+            JobId(job),
+            start_ms,
+            (("n0", 2),),
+            "h200",
+            ShareClass.ENTITLED,
+            cluster.at_ms - 1,
+            is_reclaim=True,
+        ),
+    )
+    window = Window("w1", WindowKind.MAINTENANCE, frozenset({"n0"}), cluster.at_ms, start_ms)
+    cluster.windows = (window,)
+    assert not any(isinstance(entry, Admit) for entry in cluster.cycle().entries)
+    cluster.windows = ()
+    cluster.advance(1)
+    assert [entry.job_id for entry in cluster.cycle().entries if isinstance(entry, Admit)] == [job]

@@ -24,7 +24,7 @@ import psycopg
 import pytest
 import yaml
 
-from api import play
+from api import play, play_stage
 from scheduler.dispatch.raylocal import RAY_ADDRESS
 from store import embedded
 from tests.helm.conftest import NEEDED, ROOT, Thing, containers, things
@@ -261,7 +261,7 @@ def test_a_job_runs_on_what_the_chart_starts(cluster: Cluster):
     workload = yaml.safe_load(WORKLOAD)
     said: list[str] = []
     with httpx.Client(base_url=api, trust_env=False, timeout=30) as http:
-        stage = play._Stage(http, token)
+        stage = play_stage.Stage(http, token)
         play._enter(stage, workload)
         job = play._submit(stage, cluster.base, workload["jobs"][0], said.append)
         play._follow(stage, [job], said.append, lambda: None)

@@ -7,6 +7,7 @@ from datetime import timedelta
 import pytest
 from sqlalchemy import event, text
 
+from quota import service as quota
 from scheduler import acts
 from scheduler.explaining import SAME_MS, Explanations, explain_job, last_starts
 from scheduler.fold import fold
@@ -147,6 +148,31 @@ def test_what_earlier_explanations_knew_changes_no_answer(world):
     assert both(first) is None  # it runs
     found = both(second)
     assert (found.place, found.start_ms) == (1, both(second, later_ms=2 * SAME_MS).start_ms)
+
+
+def test_an_explanation_that_waited_behind_a_later_one_takes_no_record_twice(world):
+    """Its database snapshot is the older one; what is kept goes on from the later."""
+    running, waiting = fill(world)
+    known = Explanations()
+
+    def ask(session, memory):
+        return explain_job(session, world.principal, waiting, clock.now(), memory)
+
+    with snapshot(world.engine) as session:
+        ask(session, known)
+    with snapshot(world.engine) as older:
+        older.execute(text("SELECT 1"))  # its snapshot is of now
+        world.submit(1)
+        world.finish(running)
+        world.hear()
+        with snapshot(world.engine) as later:
+            ask(later, known)
+            before = known._last[0].version
+        assert ask(older, known).wait == ask(older, None).wait
+        assert known._last[0].version == before
+    with snapshot(world.engine) as session:
+        at = clock.now()
+        assert known._warm.differences(session, at, quota.policy_in_force(session, at)) == ()
 
 
 def test_explanations_of_one_moment_are_of_one_plan(world):
