@@ -46,11 +46,6 @@ class Book:
         """Take a row that is locked already."""
         return cls(session, job, at, actor, job_fields(job))
 
-    @classmethod
-    def of_new(cls, session: Session, job: JobRow, *, at: datetime, actor: str) -> Book:
-        """Take a row of which the journal knows nothing."""
-        return cls(session, job, at, actor, {})
-
     def tell(self, kind: str, details: Mapping[str, object] | None = None) -> None:
         """Journal a record about the job with all that changed since the last."""
         now, told = job_fields(self.job), self.told

@@ -21,7 +21,7 @@ from scheduler.place import Picks, Shape
 from scheduler.profile import Hold, Profile
 from scheduler.running import MS
 from scheduler.shares import Ask
-from scheduler.windows import WindowKind
+from scheduler.windows import Window, WindowKind
 from scheduler.world import Fit, World, claim_s
 
 __all__ = [
@@ -315,11 +315,8 @@ def _spot_beside(job: PendingJob, profile: Profile, world: World, ask: Ask, shap
     beside_none = profile.open(profile.rooms.free, *span, job.project_id)
     beside_none = world.with_beside(beside_none, shape, ask._replace(past=everyone), ())
     if profile.rooms.pick(beside_none, shape) is None:
-        window = min((window for window, _ in profile.closed(*span, job.project_id)), key=lambda w: w.from_ms)
-        numbers: dict[str, int | str] = {"window": window.id, "start_ms": window.from_ms}
-        if window.kind is WindowKind.RESERVATION:
-            return NoFit(ReasonCode.RESERVED_FOR, {"job": window.id, **numbers})
-        return NoFit(ReasonCode.MAINTENANCE, numbers)
+        closed = (window for window, _ in profile.closed(*span, job.project_id))
+        return _in_window(min(closed, key=lambda window: window.from_ms))
     counted: set[JobId] = set()
     for hold in profile.holds.values():  # pragma: no branch - with every hold counted it is shut out
         counted.add(hold.job_id)
@@ -331,19 +328,30 @@ def _spot_beside(job: PendingJob, profile: Profile, world: World, ask: Ask, shap
     return _reserved(hold)
 
 
+def _in_window(window: Window) -> NoFit:
+    numbers: dict[str, int | str] = {"window": window.id, "start_ms": window.from_ms}
+    if window.kind is WindowKind.RESERVATION:
+        return NoFit(ReasonCode.RESERVED_FOR, {"job": window.id, **numbers})
+    return NoFit(ReasonCode.MAINTENANCE, numbers)
+
+
 def _reserved(hold: Hold) -> NoFit:
     return NoFit(ReasonCode.RESERVED_FOR, {"job": hold.job_id, "start_ms": hold.start_ms})
 
 
 def _those(job: PendingJob, flavor: str, world: World, slots: tuple[Slot, ...]) -> tuple[Slot, ...] | NoFit:
-    """The given slots if they are free and what was asked for."""
+    """The given slots if they are free, in no window, and what was asked for."""
     gpus = sum(len(slot.gpu_uuids) for slot in slots)
     is_gang = job.request.nodes in {None, len(slots)}
     is_asked = gpus == job.request.gpus and is_gang and world.free.flavor_of(slots) == flavor
     if is_asked:
         rooms, shape = world.free.of_flavor(flavor), world.bounds.shape(job.request, flavor)
-        picks = [(rooms.index[slot.node], len(slot.gpu_uuids)) for slot in slots]
+        picks = tuple((rooms.index[slot.node], len(slot.gpu_uuids)) for slot in slots)
         room = world.with_beside_now(rooms.free, shape)
+        profile, end_ms = world.profiles[flavor], world.at_ms + job.request.walltime_s * MS
+        shut = profile.shut(picks, world.at_ms, end_ms, job.project_id)
+        if shut is not None:
+            return _in_window(shut)
         is_enough = all(room[node] >= gpus for node, gpus in picks)
         if is_enough and rooms.allows([node for node, _ in picks], shape):
             return slots

@@ -324,6 +324,12 @@ class Profile:
             if window.from_ms < end_ms and start_ms < window.to_ms and project not in window.projects
         ]
 
+    def shut(self, picks: Picks, start_ms: int, end_ms: int, project: UUID) -> Window | None:
+        """The first window that shuts one of these nodes to a job of the project in a span."""
+        closed = self.closed(start_ms, end_ms, project)
+        shut = [window for window, mask in closed if any(mask[node] for node, _ in picks)]
+        return min(shut, key=lambda window: (window.from_ms, window.id), default=None)
+
     def open(self, room: Counts, start_ms: int, end_ms: int, project: UUID) -> Counts:
         """The room without the nodes of windows that a job of the project would run into."""
         for _, mask in self.closed(start_ms, end_ms, project):

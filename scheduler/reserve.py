@@ -255,8 +255,7 @@ class Search:
 
     def stated(self, at_ms: int, picks: Picks) -> Hold | None:
         """A start at an instant on these nodes, whether there is room or not; None where a window shuts one."""
-        shut = self.profile.closed(at_ms, at_ms + self.length_ms, self.job.project_id)
-        if any(mask[node] for _, mask in shut for node, _ in picks):
+        if self.profile.shut(picks, at_ms, at_ms + self.length_ms, self.job.project_id) is not None:
             return None
         return self._hold(self._ask(at_ms), picks, ())
 

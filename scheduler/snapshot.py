@@ -73,20 +73,6 @@ def load(session: Session, at: datetime, policy: Policy) -> Snapshot:
     )
 
 
-def load_running(session: Session, at: datetime) -> Snapshot:
-    """Read the snapshot without the waiting jobs: what an admission is checked against again."""
-    nodes = load_nodes(session)
-    return Snapshot(
-        at_ms=clock.to_ms(at),
-        version="",
-        nodes=nodes,
-        live=_live(session, load_standing(session, at)),
-        pending=(),
-        grants=tuple(map(grant_view, quota.grants(session))),
-        capacity=capacity_of(nodes),
-    )
-
-
 def load_inventory(session: Session, at: datetime) -> Snapshot:
     """Read nodes and capacity only: what decides whether a job can ever fit."""
     nodes = load_nodes(session)

@@ -307,10 +307,9 @@ class Turn:
             if kept is not None and is_shield and kept.share_class is ShareClass.BORROWED:
                 return earliest(job, self.world, as_entitled=True) or kept
             if kept is not None:
-                lasts = is_shield
-                if job.request.flavors == (own.flavor,) and not lasts:
+                if job.request.flavors == (own.flavor,) and not is_shield:
                     return search.earliest(until_ms=kept.start_ms - 1) or kept
-                return earliest(job, self.world, until_ms=kept.start_ms - 1, as_entitled=lasts) or kept
+                return earliest(job, self.world, until_ms=kept.start_ms - 1, as_entitled=is_shield) or kept
         lasting = earliest(job, self.world, as_entitled=True) if is_shield else None
         return lasting or earliest(job, self.world)
 

@@ -60,8 +60,7 @@ class Turns(Turn):
             self.standing.pop(job.id)  # its nodes are gone: it looks for others at its turn
             return
         rooms = self.world.free.of_flavor(hold.flavor)
-        is_free = not has_victims and all(rooms.free[node] >= gpus for node, gpus in hold.picks)
-        if is_free and Search(job, hold.flavor, self.world).stated(self.world.at_ms, hold.picks) is not None:
+        if not has_victims and all(rooms.free[node] >= gpus for node, gpus in hold.picks):
             slots = self.world.free.slots(rooms.named(hold.picks))
             found = fits_eligible(job, self.world, slots=slots)
             if isinstance(found, Fit):

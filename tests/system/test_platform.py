@@ -145,7 +145,9 @@ def test_killed_parts_come_back_and_no_job_is_lost_or_run_twice(start, wait_for,
         for command in (("audit", "verify"), ("ledger", "verify"), ("replay",)):
             done = running.server(*command)
             assert done.returncode == 0, done.stderr
-        held = submit(http, headers, tmp_path, SLOW)  # it runs for seconds: what follows must come before its end
+        held = submit(
+            http, headers, tmp_path, SLOW
+        )  # it runs for seconds: what follows must come before its end
         wait_for("the third job runs", lambda: state_of(http, held) == "RUNNING")
     family = running.family()
     assert running.ctrl_c() == 0, running.text()
