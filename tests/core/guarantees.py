@@ -95,14 +95,14 @@ def overtaken(snapshot, policy, plan):
     jobs = {job.id: job for job in snapshot.pending}
     aging = aging_of(snapshot, policy)
     paid = {kept.job_id for kept in snapshot.reservations if kept.is_reclaim}
-    started = {entry.job_id for entry in plan.entries if isinstance(entry, Admit)} - paid
-    started |= {entry.for_job for entry in plan.entries if isinstance(entry, Preempt)} - paid
+    served = {entry.job_id for entry in plan.entries if isinstance(entry, Admit)}
+    served |= {entry.for_job for entry in plan.entries if isinstance(entry, Preempt)}
     world = world_of(snapshot, policy)
     return {
         (job.id, other)
         for job in snapshot.pending
-        for other in sorted(started)
-        if job.id not in started
+        for other in sorted(served - paid)
+        if job.id not in served
         and aging.is_aged(job, policy_queue(policy, job.queue))
         and policy_queue(policy, jobs[other].queue) == policy_queue(policy, job.queue)
         and jobs[other].submitted_ms > job.submitted_ms
