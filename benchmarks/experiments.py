@@ -137,6 +137,7 @@ def main() -> None:
     parser.add_argument("--nodes", type=int, required=True)
     parser.add_argument("--gpus-per-node", type=int, default=8)
     parser.add_argument("--limit", type=int, help="only the first jobs of the trace")
+    parser.add_argument("--seed", type=int, default=0, help="of the walltimes that the trace does not name")
     parser.add_argument("--flood", default="vc_6214e9", help="tenant that floods")
     parser.add_argument(
         "--reservations", type=int, help="planned starts that kezek holds; the policy's default"
@@ -146,7 +147,7 @@ def main() -> None:
     parser.add_argument("--json", action="store_true")
     args = parser.parse_args()
     with args.trace.open(encoding="utf-8") as lines:
-        jobs = READERS[args.format](lines)[: args.limit]
+        jobs = READERS[args.format](lines, args.seed)[: args.limit]
     if len({job.sector for job in jobs}) != len(SKEWED):
         parser.error(f"the experiments are for traces of {len(SKEWED)} sectors")
     git = ["git", "rev-parse", "--short", "HEAD"]
@@ -155,7 +156,7 @@ def main() -> None:
         "trace": args.trace.name,
         "capacity_gpus": capacity,
         "machine": f"{platform.machine()}, {os.cpu_count()} cores, Python {platform.python_version()}",
-        "seed": "none: nothing is drawn",
+        "seed": args.seed,
         "commit": subprocess.run(git, capture_output=True, text=True, check=False).stdout.strip(),
         "simulated": True,
     }

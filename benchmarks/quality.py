@@ -3,10 +3,10 @@
     python benchmarks/quality.py --trace hpc2n.csv --nodes 30 --json
 
 Where traces come from: `kezek-server simulate --help`. All schedulers see the same requested walltimes: those of
-the trace, or the run times times a factor (`--estimates x1`, `x2`, `x10`). All place jobs alike, as `scheduler.place`
-does. `--remainder-apart` (not for kezek) begins the remainder of a gang larger than a node on an entirely
-free node, as the independent replay does whose figures stand in docs/performance.md. `starts` says how often a start
-came within the interval that was told.
+the trace (drawn by `--seed` where it names none), these times a factor (`--estimates trace-x2`, `trace-x10`), or the
+run times times a factor (`x1`, `x2`, `x10`). All place jobs alike, as `scheduler.place` does. `--remainder-apart`
+(not for kezek) begins the remainder of a gang larger than a node on an entirely free node, as the independent replay
+does whose figures stand in docs/performance.md. `starts` says how often a start came within the interval told.
 """
 
 from __future__ import annotations
@@ -31,14 +31,19 @@ from scheduler.simulate import CYCLE_S, Replayer
 from scheduler.simulate_cli import SCHEDULERS, equal_shares, queue_name, replay_baseline
 from scheduler.traces import READERS, TraceJob
 
+ESTIMATES = {"trace": (True, 1), "trace-x2": (True, 2), "trace-x10": (True, 10)} | {
+    f"x{factor}": (False, factor) for factor in (1, 2, 10)
+}
 SIZES = ((1, 1), (2, 7), (8, 8), (9, 63), (64, 10**6))
 
 
 def prepared(jobs: list[TraceJob], args: argparse.Namespace) -> list[TraceJob]:
     """The jobs with the estimates that were asked for."""
-    if args.estimates != "trace":
-        factor = int(args.estimates[1:])
-        jobs = [replace(job, walltime_s=max(1, job.duration_s * factor)) for job in jobs]
+    is_trace, factor = ESTIMATES[args.estimates]
+    jobs = [
+        replace(job, walltime_s=max(1, (job.walltime_s if is_trace else job.duration_s) * factor))
+        for job in jobs
+    ]
     jobs = [replace(job, submit_s=job.submit_s - args.skip_s) for job in jobs if job.submit_s >= args.skip_s]
     return jobs[: args.limit]
 
@@ -122,7 +127,8 @@ def main() -> None:
     parser.add_argument("--format", choices=sorted(READERS), default="csv")
     parser.add_argument("--nodes", type=int, required=True)
     parser.add_argument("--gpus-per-node", type=int, default=8)
-    parser.add_argument("--estimates", choices=("trace", "x1", "x2", "x10"), default="trace")
+    parser.add_argument("--estimates", choices=tuple(ESTIMATES), default="trace")
+    parser.add_argument("--seed", type=int, default=0, help="of the walltimes that the trace does not name")
     parser.add_argument("--cycle-s", type=int, default=CYCLE_S, help="between cycles of kezek")
     parser.add_argument(
         "--reservations", type=int, help="planned starts that kezek holds; the policy's default"
@@ -138,7 +144,7 @@ def main() -> None:
     if args.remainder_apart and "kezek" in names:
         parser.error("--remainder-apart is for the baselines; name them by --scheduler")
     with args.trace.open(encoding="utf-8") as lines:
-        jobs = prepared(READERS[args.format](lines), args)
+        jobs = prepared(READERS[args.format](lines, args.seed), args)
     git = ["git", "rev-parse", "--short", "HEAD"]
     commit = subprocess.run(git, capture_output=True, text=True, check=False).stdout.strip()
     found: dict[str, object] = {
@@ -148,7 +154,7 @@ def main() -> None:
         "estimates": args.estimates,
         "cycle_s": args.cycle_s,
         "machine": f"{platform.machine()}, {os.cpu_count()} cores, Python {platform.python_version()}",
-        "seed": "none: nothing is drawn",
+        "seed": args.seed,
         "commit": commit,
         "simulated": True,
     }

@@ -92,7 +92,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--scheduler", choices=SCHEDULERS, default="kezek")
     parser.add_argument(
-        "--seed", type=int, default=0, help="of what is drawn; a replay of a trace draws nothing"
+        "--seed", type=int, default=0, help="of the walltimes of jobs for which the trace names none"
     )
     parser.add_argument("--json", action="store_true")
     return parser
@@ -104,7 +104,7 @@ def _load(
     """What is replayed, and under which policy."""
     if args.trace is not None:
         with args.trace.open(encoding="utf-8") as lines:
-            jobs = READERS[args.format](lines)
+            jobs = READERS[args.format](lines, args.seed)
         policy, queues = _queues(jobs, policy_path, args.map)
         return jobs, queues, policy, _machine(args.machine, args.format)
     if read_journal is None or args.days < 1:

@@ -5,7 +5,8 @@ swf is the Standard Workload Format of the Parallel Workloads Archive; openb is 
 cluster trace of 2023. Traces stay out of the repository.
 
 A trace may also say what a job asked for beyond GPUs; that counts where the machine is described too
-(`scheduler.machines`), and is left out on uniform nodes.
+(`scheduler.machines`), and is left out on uniform nodes. A job without a walltime gets one of `scheduler.estimates`,
+from the seed that the readers take.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Final
 
+from scheduler.estimates import estimate_s
 from scheduler.model import Placement, Request
 
 ASKS: Final = (
@@ -35,6 +37,8 @@ MAX_TRACE_JOBS: Final = 5_000_000
 MIB: Final = 2**20
 """Bytes of a MiB."""
 
+MAX_FIGURE: Final = 2**53
+"""Largest figure of a trace, either sign: a float says no whole number above it exactly."""
 SWF_FIELDS: Final = 18
 """Fields of a line of the Standard Workload Format, version 2.2."""
 
@@ -77,8 +81,8 @@ class TraceJob:
     asks: Request | None = None
 
 
-def read_csv(lines: Iterable[str]) -> list[TraceJob]:
-    """Read the project's own form; the header names the columns. Those of `asks` may be left out.
+def read_csv(lines: Iterable[str], seed: int = 0) -> list[TraceJob]:
+    """Read the project's own form; the header names the columns. Those of `asks` may be left out, `est_s` empty.
 
     Raises:
         TraceError: a column is missing or a figure is none.
@@ -86,15 +90,16 @@ def read_csv(lines: Iterable[str]) -> list[TraceJob]:
     found: list[TraceJob] = []
     for number, row in enumerate(csv.DictReader(lines), start=2):
         duration_s = figure(row.get("duration_s"), "duration_s", number)
-        est_s = figure(row.get("est_s"), "est_s", number) if row.get("est_s") else duration_s
+        job_id = row.get("job_id") or f"line-{number}"
+        est_s = figure(row["est_s"], "est_s", number) if row.get("est_s") else None
         job = TraceJob(
-            id=row.get("job_id") or f"line-{number}",
+            id=job_id,
             submit_s=figure(row.get("submit_s"), "submit_s", number),
             duration_s=duration_s,
             gpus=figure(row.get("gpus"), "gpus", number),
             tenant=row.get("tenant") or "all",
             sector=row.get("sector") or "",
-            walltime_s=max(1, est_s),
+            walltime_s=estimate_s(job_id, duration_s, seed) if est_s is None else max(1, est_s),
         )
         found.append(replace(job, asks=_asks(row, job, number)))
     return _usable(found)
@@ -137,7 +142,7 @@ def labels_of(text: str | None, number: int) -> tuple[tuple[str, str], ...]:
     return tuple(sorted((key, value) for key, _, value in pairs))
 
 
-def read_swf(lines: Iterable[str]) -> list[TraceJob]:
+def read_swf(lines: Iterable[str], seed: int = 0) -> list[TraceJob]:
     """Read the Standard Workload Format: a processor counts as a GPU, the user is the tenant.
 
     Requested figures go before used ones; jobs without processors or run time are left out.
@@ -167,18 +172,18 @@ def read_swf(lines: Iterable[str]) -> list[TraceJob]:
                 gpus=gpus,
                 tenant=f"user-{fields[11]}",
                 sector=f"group-{fields[12]}",
-                walltime_s=max(1, asked_s if asked_s > 0 else duration_s),
+                walltime_s=asked_s if asked_s > 0 else estimate_s(fields[0], duration_s, seed),
             )
         )
     return _usable(found)
 
 
-def read_openb(lines: Iterable[str]) -> list[TraceJob]:
+def read_openb(lines: Iterable[str], seed: int = 0) -> list[TraceJob]:
     """Read the pod list: pods with GPUs that were scheduled; a share of a GPU counts as a whole one.
 
     A pod asks for one node, its CPUs and memory, rounded up for each GPU, and any of the models it names.
 
-    The trace names no tenant: the class of service (`qos`) stands for it; nor a walltime: the run time does.
+    The trace names no tenant: the class of service (`qos`) stands for it; nor a walltime.
 
     Raises:
         TraceError: a column is missing or a figure is none.
@@ -190,21 +195,23 @@ def read_openb(lines: Iterable[str]) -> list[TraceJob]:
         duration_s = figure(row.get("deletion_time"), "deletion_time", number) - figure(
             row.get("scheduled_time"), "scheduled_time", number
         )
+        job_id = row.get("name") or f"line-{number}"
+        walltime_s = estimate_s(job_id, duration_s, seed)
         gpus = figure(row.get("num_gpu"), "num_gpu", number)
         cpu_milli = figure(row.get("cpu_milli"), "cpu_milli", number)
         memory_bytes = figure(row.get("memory_mib"), "memory_mib", number) * MIB
         found.append(
             TraceJob(
-                id=row.get("name") or f"line-{number}",
+                id=job_id,
                 submit_s=figure(row.get("creation_time"), "creation_time", number),
                 duration_s=duration_s,
                 gpus=gpus,
                 tenant=row.get("qos") or "all",
                 sector="",
-                walltime_s=max(1, duration_s),
+                walltime_s=walltime_s,
                 asks=Request(
                     gpus=gpus,
-                    walltime_s=max(1, duration_s),
+                    walltime_s=walltime_s,
                     flavors=tuple(filter(None, (row.get("gpu_spec") or "").split("|"))),
                     nodes=1,
                     cpus_per_gpu=-(-cpu_milli // (1_000 * max(1, gpus))),
@@ -215,24 +222,27 @@ def read_openb(lines: Iterable[str]) -> list[TraceJob]:
     return _usable(found)
 
 
-READERS: Final[Mapping[str, Callable[[Iterable[str]], list[TraceJob]]]] = {
+READERS: Final[Mapping[str, Callable[[Iterable[str], int], list[TraceJob]]]] = {
     "csv": read_csv,
     "swf": read_swf,
     "openb": read_openb,
 }
-"""Readers by the name of the format."""
+"""Readers of lines by the name of the format; the seed is of the walltimes that a trace does not name."""
 
 
 def figure(text: str | None, name: str, number: int) -> int:
     """A whole number of line `number`; decimals are rounded down.
 
     Raises:
-        TraceError: it is none.
+        TraceError: it is none, or beyond `MAX_FIGURE`.
     """
     try:
-        return math.floor(float(text or ""))
+        found = math.floor(float(text or ""))
     except (ValueError, OverflowError):
         raise TraceError(number, f'"{name}" is {text!r}, must be a number') from None
+    if abs(found) > MAX_FIGURE:
+        raise TraceError(number, f'"{name}" is {text!r}, must be a number within {MAX_FIGURE} of 0')
+    return found
 
 
 def _usable(jobs: list[TraceJob]) -> list[TraceJob]:

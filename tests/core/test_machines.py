@@ -134,8 +134,8 @@ def test_what_cannot_be_asked_is_told_with_its_line(asks, why):
 
 def test_openb_pods_ask_for_models_cpus_and_memory():
     two, one = read_openb(OPENB_PODS.splitlines())
-    assert two.asks == Request(2, 60, ("V100M16", "T4"), 1, cpus_per_gpu=4, memory_bytes_per_gpu=3 * 2**19)
-    assert one.asks == Request(1, 60, (), 1, cpus_per_gpu=1, memory_bytes_per_gpu=2**20)
+    assert two.asks == Request(2, 300, ("V100M16", "T4"), 1, cpus_per_gpu=4, memory_bytes_per_gpu=3 * 2**19)
+    assert one.asks == Request(1, 600, (), 1, cpus_per_gpu=1, memory_bytes_per_gpu=2**20)
 
 
 def test_labels_flavors_and_cpus_decide_where_a_replayed_job_runs(build):

@@ -9,6 +9,7 @@ import pytest
 
 from quota import ledger
 from scheduler.baselines import Baseline
+from scheduler.estimates import estimate_s
 from scheduler.measures import Disruption, Ended, measure, percentile
 from scheduler.model import Request
 from scheduler.simulate import Replayer
@@ -33,7 +34,7 @@ def test_csv_is_moved_to_its_first_submission_and_sorted():
     jobs = read_csv(TINY.splitlines())
     assert jobs[0] == TraceJob("a", 0, 100, 6, "t1", "s0", 100)
     assert [found.submit_s for found in jobs] == [0, 1, 2, 3]
-    assert read_csv([HEAD, ",5,7,1,,,"]) == [TraceJob("line-2", 0, 7, 1, "all", "", 7)]
+    assert read_csv([HEAD, ",5,7,1,,,"]) == [TraceJob("line-2", 0, 7, 1, "all", "", 300)]
 
 
 def test_swf_takes_what_was_asked_for_before_what_was_used():
@@ -45,7 +46,7 @@ def test_swf_takes_what_was_asked_for_before_what_was_used():
         "3 90 5 60 -1 -1 -1 -1 -1 -1 1 7 3 -1 1 -1 -1 -1",
     ]
     assert read_swf(lines) == [
-        TraceJob("2", 0, 60, 4, "user-7", "group-3", 60),
+        TraceJob("2", 0, 60, 4, "user-7", "group-3", 600),
         TraceJob("1", 10, 60, 8, "user-7", "group-3", 120),
     ]
     with pytest.raises(TraceError, match="line 1: has 2 fields"):
@@ -60,16 +61,30 @@ def test_openb_leaves_out_pods_without_gpus_or_a_start():
         "p1,1,1,0,0,,LS,Running,0,9,1",
         "p2,1,1,1,1000,,,Pending,0,9,",
     ]
-    asks = Request(1, 50, (), 1, cpus_per_gpu=1, memory_bytes_per_gpu=2**20)
-    assert read_openb(lines) == [TraceJob("p0", 0, 50, 1, "LS", "", 50, asks)]
+    asks = Request(1, 300, (), 1, cpus_per_gpu=1, memory_bytes_per_gpu=2**20)
+    assert read_openb(lines) == [TraceJob("p0", 0, 50, 1, "LS", "", 300, asks)]
     assert read_openb([head, ",1,1,2,1000,,,Running,0,9,1"])[0].tenant == "all"
 
 
-@pytest.mark.parametrize("figure", ["", "x", "inf", "nan"])
+@pytest.mark.parametrize("figure", ["", "x", "inf", "nan", "1e17", "-1e300"])
 def test_a_figure_that_is_none_is_told_with_its_line(figure):
     with pytest.raises(TraceError, match='line 2: "submit_s" is'):
         read_csv([HEAD, f"a,{figure},1,1,t,s,1"])
     assert set(READERS) == {"csv", "swf", "openb"}
+
+
+def test_a_walltime_that_no_trace_names_is_drawn_by_the_seed_and_the_job_alone():
+    """Even in the logarithm between the run time and ten times that, rounded up to what people ask for."""
+    drawn = [estimate_s(str(number), 7_000, 1) for number in range(4_000)]
+    assert drawn == [estimate_s(str(number), 7_000, 1) for number in range(4_000)]
+    assert drawn != [estimate_s(str(number), 7_000, 2) for number in range(4_000)]
+    assert set(drawn) == {7_200, 10_800, 14_400, 21_600, 28_800, 43_200, 64_800, 86_400}
+    # 10^u <= 86,400 / 7,000 always; P(10^u <= 14,400 / 7,000) = log10(2.057) = 0.313
+    assert sum(wall <= 14_400 for wall in drawn) / 4_000 == pytest.approx(0.313, abs=0.03)
+    assert estimate_s("a", 0, 1) == 300
+    month_s = 30 * 86_400
+    beyond = [estimate_s(str(number), month_s, 1) for number in range(100)]
+    assert all(wall % 86_400 == 0 and month_s <= wall <= 10 * month_s + 86_400 for wall in beyond)
 
 
 def test_too_long_a_trace_is_refused(monkeypatch):
