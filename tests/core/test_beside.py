@@ -293,10 +293,12 @@ def test_no_node_ever_gives_more_than_it_has(build, events):
 @given(EVENTS)
 @settings(deadline=None)
 def test_planned_starts_have_their_cpus_when_they_come(build, events):
-    """Without new work, lost nodes and the like every planned start comes when it was planned, or before."""
-    cluster = Cluster(
-        build.policy({"q": {"nominal": "100%"}}, topology=["rack"], start_reservations=100), [8, 8]
-    )
+    """Without new work, lost nodes and the like every planned start comes when it was planned, or before.
+
+    All may plan one, entitled or not: else a job that could not is entitled later, and goes before those behind it.
+    """
+    all_plan = {"start_reservations": 100, "borrowed_reservations": 100}
+    cluster = Cluster(build.policy({"q": {"nominal": "100%"}}, topology=["rack"], **all_plan), [8, 8])
     for number, name in enumerate(cluster.nodes):
         cluster.nodes[name] = sized(cluster.nodes[name], 64, 64 * GIB, (("rack", f"r{number}"),))
     for event in events:
