@@ -293,12 +293,25 @@ def earliest(
 
 
 def reclaim(job: PendingJob, world: World) -> Hold | None:
-    """The start that is owed in place of borrowers, see `Search.reclaim`, on the first flavor where there is one."""
+    """The start that is owed in place of borrowers, see `Search.reclaim`, on the first flavor where there is one.
+
+    Nobody is evicted for it where the job is entitled no later, by itself, on another flavor that it takes.
+    """
     for flavor in job.request.flavors:
         if flavor in world.profiles:
             search = Search(job, flavor, world)
             if search.shares.class_now(search.queue, search.shape.gpus) is ShareClass.ENTITLED:
                 found = search.reclaim()
                 if found is not None:
-                    return found
+                    return (_by_itself(job, world, found) or found) if found.victims else found
     return None
+
+
+def _by_itself(job: PendingJob, world: World, bought: Hold) -> Hold | None:
+    """The earliest start on the other flavors at which the job is entitled, without victims and no later than this."""
+    others = [
+        flavor for flavor in job.request.flavors if flavor in world.profiles and flavor != bought.flavor
+    ]
+    searches = [Search(job, flavor, world, as_entitled=True) for flavor in others]
+    found = [search.earliest(until_ms=bought.start_ms, may_reclaim=False) for search in searches]
+    return min(filter(None, found), key=lambda hold: hold.start_ms, default=None)

@@ -18,6 +18,7 @@ from scheduler.order import Aging, FairShare
 from scheduler.place import Picks
 from scheduler.profile import OVERDUE_MS, Hold
 from scheduler.reserve import Search, earliest, reclaim
+from scheduler.running import MS
 
 ROOM_REASONS: Final = frozenset(
     {
@@ -283,12 +284,15 @@ class Turn:
     def _hold_again(self, holds: list[Hold]) -> int:
         """Put planned starts back on their nodes and at their instants; how many stand before one does not."""
         for count, hold in enumerate(holds):
-            search = Search(self.jobs[hold.job_id], hold.flavor, self.world)
-            again = search.at(hold.start_ms, only=hold.picks)
+            again = self._in_place(hold)
             if again is None:
                 return count
             self.world.hold(again)
         return len(holds)
+
+    def _in_place(self, hold: Hold) -> Hold | None:
+        """A planned start on its nodes and at its instant in the world as it is now, with the victims that it takes."""
+        return Search(self.jobs[hold.job_id], hold.flavor, self.world).at(hold.start_ms, only=hold.picks)
 
     def _replan(self, job: PendingJob, own: Hold | None, *, is_shield: bool) -> Hold | None:
         """The start as planned before, unless an earlier one is found; at one instant plans do not change.
@@ -356,6 +360,21 @@ class Turn:
         self.started.add(job.id)
         self.waits.pop(job.id, None)
         self.holders.discard(job.id)
+        if found.share_class is ShareClass.BORROWED:
+            self._give_way(found.flavor, self.world.at_ms + job.request.walltime_s * MS)
+
+    def _give_way(self, flavor: str, end_ms: int) -> None:
+        """Entitled planned starts that a start runs past take its GPUs back: those beside them stand on these."""
+        passed = [
+            hold
+            for hold in self.world.profiles[flavor].holds.values()
+            if hold.share_class is ShareClass.ENTITLED and not hold.is_reclaim and hold.start_ms < end_ms
+        ]
+        if not passed or self.world.is_sound(flavor):
+            return
+        for hold in passed:
+            self.world.release(hold.job_id)
+            self.world.hold(self._in_place(hold) or hold)
 
     def wait(
         self,

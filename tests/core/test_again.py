@@ -6,6 +6,7 @@ Found by random clusters: what keeps a job waiting must be known in full, and a 
 from __future__ import annotations
 
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 from scheduler.model import (
@@ -240,3 +241,36 @@ def test_nobody_gets_notice_in_place_of_one_that_has_just_begun(build):
     over = [cluster.submit(1, "x", 10), cluster.submit(1, "x", 40)]
     starts, planned, _ = settled(cluster)
     assert (starts, planned) == (over, {owner: 5})
+
+
+def test_who_gives_way_to_an_entitled_start_moves_no_other(build):
+    """A start runs past an entitled planned one, which takes its GPUs back in time: what is planned beside it stands."""
+    tree = {"a": {"nominal": 2}, "b": {"nominal": 2}, "x": {"nominal": 0, "preemption": {"grace": "1m"}}}
+    cluster = Cluster(build.policy(tree, **FOR_ALL), [2, 4])
+    run(cluster, "a", "n0:2", 10)
+    run(cluster, "b", "n1:2", 90)
+    borrower = cluster.submit(2, "x", 40, nodes=2)
+    stands(cluster, borrower, 10, "n0:1 n1:1")
+    owner = cluster.submit(2, "a", 40, nodes=2)
+    stands(cluster, owner, 10, "n0:1 n1:1", ShareClass.ENTITLED)
+    over = cluster.submit(1, "x", 60)
+    starts, planned, _ = settled(cluster)
+    assert (starts, planned) == ([over], {owner: 10, borrower: 10})
+
+
+def test_nobody_is_evicted_where_another_flavor_comes_free_sooner(build):
+    """The flavor that the job likes best would cost a borrower of it a notice of five minutes."""
+    tree = {"a": {"nominal": 2}, "x": {"nominal": 0, "preemption": {"grace": "5m"}}}
+    cluster = Cluster(build.policy(tree), [2, 2], ["h200", "h100"])
+    run(cluster, "x", "n0:2", 90, grace=5)
+    run(cluster, "x", "n1:2", 3, grace=5)
+    cluster.live = {
+        name: replace(
+            held, request=replace(held.request, flavors=(cluster.nodes[held.slots[0].node].flavor,))
+        )
+        for name, held in cluster.live.items()
+    }
+    job = cluster.submit(1, "a", 60, flavors=("h200", "h100"))
+    starts, planned, reasons = settled(cluster)
+    assert (starts, planned) == ([], {job: 3})
+    assert reasons[job] is not ReasonCode.RECLAIMING

@@ -28,7 +28,7 @@ GRACE = {"preemption": {"grace": "2m"}}
 LONGEST_GRACE_MS = 300_000
 
 
-def policy_of(a, b, c, limits, reservations):
+def policy_of(a, b, c, limits, reservations, borrowed):
     tree = {
         "a": {"nominal": a, **GRACE} | limits.get("a", {}),
         "p": {
@@ -52,6 +52,7 @@ def policy_of(a, b, c, limits, reservations):
                 "routes": [{"queue": "a"}],
                 "aging": {"full_after": "2h"},
                 "start_reservations": reservations,
+                "borrowed_reservations": borrowed,
             }
         }
     )
@@ -103,7 +104,8 @@ class Cycles(RuleBasedStateMachine):
             draw(st.integers(0, self.total // 4)),
             draw(st.integers(0, self.total // 4)),
             draw(LIMITS),
-            draw(st.sampled_from([0, 1, 3])),
+            draw(st.sampled_from([0, 1, 3, 6])),
+            draw(st.sampled_from([1, 3, 6])),
         )
         self.cluster = Cluster(self.draw_policy(data.draw), sizes)
         self.noticed = {}

@@ -70,7 +70,11 @@ def loads(draw, wall=LONG):
     """A cluster of a random tree with a random running load, and jobs that come to it."""
     sizes = draw(st.lists(st.sampled_from([2, 4, 8]), min_size=1, max_size=4))
     tree, queues = draw(trees(sum(sizes)))
-    cluster = Cluster(policy_of(tree, start_reservations=draw(st.sampled_from([0, 0, 1, 4]))), sizes)
+    planned = {
+        "start_reservations": draw(st.sampled_from([0, 0, 1, 4])),
+        "borrowed_reservations": draw(st.sampled_from([1, 1, 4])),
+    }
+    cluster = Cluster(policy_of(tree, **planned), sizes)
     job = st.tuples(
         st.sampled_from([1, 1, 2, 2, 3, 4, 8]), st.sampled_from(queues), wall, st.sampled_from([0, 0, 1])
     )
