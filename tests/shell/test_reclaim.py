@@ -241,7 +241,8 @@ def test_a_scheduler_that_dies_during_a_reclaim_is_followed(shared, crash):
     world.turn(later_s=60)
     if crash != "before the grace ends":
         at = clock.now() + timedelta(seconds=60 + GRACE_S + 1)
-        assert notices.end_graces(world.leader, at) == [attempt(world, borrower).id]
+        due = [attempt(world, borrower).id]
+        assert notices.end_graces(world.leader, due, at) == due
         assert world.state(borrower) is JobState.COMPLETING
     if crash == "after it was told":
         world.stop_what_must()
