@@ -150,17 +150,13 @@ def _is_as_planned(entries: Sequence[Admit], seen: Snapshot | None, now: Snapsho
     return True
 
 
-def lock_waiting(session: Session, job_ids: Sequence[JobId]) -> frozenset[JobId]:
-    """Lock those of these jobs that still wait, in the order of their ids, as everywhere."""
+def lock_jobs(session: Session, job_ids: Sequence[JobId]) -> frozenset[JobId]:
+    """Lock jobs in the order of their ids, as everywhere; those that wait."""
     if not job_ids:
         return frozenset()
-    statement = (
-        select(JobRow.id)
-        .where(_is_one_of(job_ids), JobRow.state == JobState.PENDING.value)
-        .order_by(JobRow.id)
-        .with_for_update()
-    )
-    return frozenset(map(JobId, session.scalars(statement)))
+    statement = select(JobRow.id, JobRow.state).where(_is_one_of(job_ids)).order_by(JobRow.id)
+    rows = session.execute(statement.with_for_update())
+    return frozenset(JobId(row.id) for row in rows if row.state == JobState.PENDING.value)
 
 
 def _is_one_of(job_ids: Sequence[int]) -> ColumnElement[bool]:

@@ -23,13 +23,13 @@ from scheduler.admitting import (
     Rejected,
     Result,
     admit_all,
-    lock_waiting,
+    lock_jobs,
 )
 from scheduler.changes import job_of, take
 from scheduler.entries import waits_of
 from scheduler.facts import ExpireRequested
 from scheduler.known import Known
-from scheduler.model import Admit, AttemptId, Expire, JobId, Plan, Snapshot, Wait
+from scheduler.model import Admit, AttemptId, Expire, JobId, Plan, Preempt, Reserve, Snapshot, Wait
 from scheduler.notices import Promised, are_kept, keep_promises
 from scheduler.plan import plan_digest
 from scheduler.warm import Warm
@@ -203,17 +203,17 @@ def apply(
     known = warm.known(session, at, planned.policy)
     work = work_of(plan, known) if work is None else work
     tally = _Tally()
+    # All jobs at once: before balances, as whoever settles an attempt does, and before what others wrote is read, so
+    # that what this transaction says of them follows on it.
+    waiting = lock_jobs(session, _touched(plan, work, known))
     _expire(session, work.expires, tally, at=at, actor=actor)
-    # All rows at once and before what others wrote is read: what this transaction says of them follows on it.
-    touched = [entry.job_id for entry in work.admits] + [wait.job_id for wait in work.waits]
-    waiting = lock_waiting(session, touched)
     if work.admits:
         admission = Admission(warm, planned.policy, held, at, waiting, planned.seen)
         for found in admit_all(session, work.admits, admission):
             tally.take(found)
     started = frozenset(map(job_of, tally.admitted))
     promised = Promised()
-    if not are_kept(plan, known, started):
+    if not (work.are_promises_kept or are_kept(plan, known, started)):
         promised = keep_promises(
             session,
             plan,
@@ -238,6 +238,18 @@ def apply(
         _record(session, planned, applied, written, at=at, actor=actor)
     session.flush()
     return applied
+
+
+def _touched(plan: Plan, work: Work, known: Known) -> list[JobId]:
+    """Jobs that the plan's transaction may write."""
+    found = {entry.job_id for entry in work.admits}
+    found.update(wait.job_id for wait in work.waits)
+    found.update(job_of(entry.attempt_id) for entry in work.expires)
+    if not work.are_promises_kept:
+        found.update(known.reserved, map(job_of, known.noticed))
+        found.update(entry.job_id for entry in plan.effects if isinstance(entry, Reserve))
+        found.update(job_of(entry.attempt_id) for entry in plan.effects if isinstance(entry, Preempt))
+    return sorted(found)
 
 
 def _record(
