@@ -206,36 +206,38 @@ def apply(
     # All jobs at once: before balances, as whoever settles an attempt does, and before what others wrote is read, so
     # that what this transaction says of them follows on it.
     waiting = lock_jobs(session, _touched(plan, work, known))
-    _expire(session, work.expires, tally, at=at, actor=actor)
-    if work.admits:
-        admission = Admission(warm, planned.policy, held, at, waiting, planned.seen)
-        for found in admit_all(session, work.admits, admission):
-            tally.take(found)
-    started = frozenset(map(job_of, tally.admitted))
-    promised = Promised()
-    if not (work.are_promises_kept or are_kept(plan, known, started)):
-        promised = keep_promises(
-            session,
-            plan,
-            refund_cap_s=planned.policy.checkpoint_refund_cap_s,
-            open_to=frozenset(entry.job_id for entry in plan.effects if isinstance(entry, Admit)) - started,
-            actor=actor,
+    with journal.together(session):
+        _expire(session, work.expires, tally, at=at, actor=actor)
+        if work.admits:
+            admission = Admission(warm, planned.policy, held, at, waiting, planned.seen)
+            for found in admit_all(session, work.admits, admission):
+                tally.take(found)
+        started = frozenset(map(job_of, tally.admitted))
+        promised = Promised()
+        if not (work.are_promises_kept or are_kept(plan, known, started)):
+            promised = keep_promises(
+                session,
+                plan,
+                refund_cap_s=planned.policy.checkpoint_refund_cap_s,
+                open_to=frozenset(entry.job_id for entry in plan.effects if isinstance(entry, Admit))
+                - started,
+                actor=actor,
+            )
+        written = [wait for wait in work.waits if wait.job_id in waiting]
+        _write_waits(session, written, at=at, actor=actor)
+        applied = Applied(
+            admitted=tuple(tally.admitted),
+            rejected=tuple(tally.rejected),
+            expired=tuple(tally.expired),
+            reserved=tuple(promised.reserved),
+            preempting=tuple(promised.told),
+            spared=tuple(promised.spared),
+            waits=tuple(wait.job_id for wait in written),
+            is_partial=work.is_partial,
+            next_ms=plan.next_ms,
         )
-    written = [wait for wait in work.waits if wait.job_id in waiting]
-    _write_waits(session, written, at=at, actor=actor)
-    applied = Applied(
-        admitted=tuple(tally.admitted),
-        rejected=tuple(tally.rejected),
-        expired=tuple(tally.expired),
-        reserved=tuple(promised.reserved),
-        preempting=tuple(promised.told),
-        spared=tuple(promised.spared),
-        waits=tuple(wait.job_id for wait in written),
-        is_partial=work.is_partial,
-        next_ms=plan.next_ms,
-    )
-    if applied.has_effect:
-        _record(session, planned, applied, written, at=at, actor=actor)
+        if applied.has_effect:
+            _record(session, planned, applied, written, at=at, actor=actor)
     session.flush()
     return applied
 
