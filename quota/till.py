@@ -130,7 +130,8 @@ class Till:
         insert_all(
             self._session, [plain(LedgerEntryRow, **_values(entry, self._at)) for entry in self._entries]
         )
-        changed = {entry.grant_id: columns_of(self._balances[entry.grant_id]) for entry in self._entries}
+        grants = {entry.grant_id for entry in self._entries}
+        changed = {grant_id: columns_of(self._balances[grant_id]) for grant_id in sorted(grants)}
         update_all(
             self._session,
             BalanceRow,

@@ -1,7 +1,7 @@
 """A cycle's admissions written together.
 
-Rows are locked in one statement, each admission is checked again with the same `fit`, budgets are claimed per grant,
-and everything is inserted in bulk; where the database refuses, by halves.
+The caller has locked the jobs; each admission is checked again with the same `fit`, budgets are claimed per grant, and
+everything is inserted in bulk; where the database refuses, by halves.
 """
 
 from __future__ import annotations
@@ -57,6 +57,7 @@ class Admission:
     Args:
         warm: what is kept from cycle to cycle; it is brought up to date under the locks.
         at: the plan's instant.
+        waiting: jobs that wait and are locked.
         seen: what the plan was made from under this policy; None = every entry is checked again.
     """
 
@@ -64,6 +65,7 @@ class Admission:
     policy: Policy
     held: lease.Held
     at: datetime
+    waiting: frozenset[JobId]
     seen: Snapshot | None = None
 
     @property
@@ -101,8 +103,7 @@ def admit_all(session: Session, entries: Sequence[Admit], admission: Admission) 
 
 
 def _admit(session: Session, entries: Sequence[Admit], admission: Admission) -> list[Result]:
-    """Lock, check, claim, write."""
-    waiting = _lock(session, [entry.job_id for entry in entries])
+    """Check, claim, write."""
     known, now = admission.warm.catch_up(session, admission.at, admission.policy)
     world = None
     if not _is_as_planned(entries, admission.seen, now, known):
@@ -113,7 +114,7 @@ def _admit(session: Session, entries: Sequence[Admit], admission: Admission) -> 
     made: list[tuple[Fields, AttemptRow]] = []
     with journal.together(session):
         for entry in entries:
-            job = known.pending(entry.job_id) if entry.job_id in waiting else None
+            job = known.pending(entry.job_id) if entry.job_id in admission.waiting else None
             found = _check(entry, job, world)
             if job is None or isinstance(found, Rejected):
                 results.append(found if isinstance(found, Rejected) else Rejected(entry, JOB_GONE))
@@ -149,15 +150,13 @@ def _is_as_planned(entries: Sequence[Admit], seen: Snapshot | None, now: Snapsho
     return True
 
 
-def _lock(session: Session, job_ids: Sequence[JobId]) -> frozenset[JobId]:
-    """Lock the jobs that still wait, in the order of their ids, as everywhere."""
-    statement = (
-        select(JobRow.id)
-        .where(_is_one_of(job_ids), JobRow.state == JobState.PENDING.value)
-        .order_by(JobRow.id)
-        .with_for_update()
-    )
-    return frozenset(map(JobId, session.scalars(statement)))
+def lock_jobs(session: Session, job_ids: Sequence[JobId]) -> frozenset[JobId]:
+    """Lock jobs in the order of their ids, as everywhere; those that wait."""
+    if not job_ids:
+        return frozenset()
+    statement = select(JobRow.id, JobRow.state).where(_is_one_of(job_ids)).order_by(JobRow.id)
+    rows = session.execute(statement.with_for_update())
+    return frozenset(JobId(row.id) for row in rows if row.state == JobState.PENDING.value)
 
 
 def _is_one_of(job_ids: Sequence[int]) -> ColumnElement[bool]:

@@ -7,11 +7,11 @@ grant's balance is locked and claimed, and the unique index on held GPUs stands 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from typing import Final
 
-from sqlalchemy import select, text
+from sqlalchemy import text
 from sqlalchemy.orm import Session
 
 from quota.model import Policy
@@ -23,14 +23,15 @@ from scheduler.admitting import (
     Rejected,
     Result,
     admit_all,
+    lock_jobs,
 )
 from scheduler.changes import job_of, take
 from scheduler.entries import waits_of
 from scheduler.facts import ExpireRequested
-from scheduler.model import Admit, AttemptId, Expire, JobId, JobState, Plan, Snapshot, Wait
-from scheduler.notices import keep_promises
-from scheduler.plan import effects_digest
-from scheduler.tables import JobRow
+from scheduler.known import Known
+from scheduler.model import Admit, AttemptId, Expire, JobId, Plan, Preempt, Reserve, Snapshot, Wait
+from scheduler.notices import Promised, are_kept, keep_promises
+from scheduler.plan import plan_digest
 from scheduler.warm import Warm
 from store import clock, journal, lease
 from store.bulk import to_json
@@ -57,7 +58,7 @@ MAX_WAIT_CHANGES: Final = 1_000
 """Changed reasons written in one transaction; the rest follows in the next cycles."""
 
 MAX_REASONS: Final = 10_000
-"""Reasons worked out in one cycle: a tenth of a second. All of a longer queue have their turn within a few cycles."""
+"""Reasons worked out in one cycle, and of those told before in a second: a tenth of it. See `Known.to_tell`."""
 
 MAX_REASONS_BESIDE: Final = 1_000
 """Reasons worked out in a cycle that admits: starts come first."""
@@ -139,7 +140,46 @@ class _Tally:
             self.admitted.append(found)
 
 
-def apply(session: Session, held: lease.Held, planned: Planned, warm: Warm | None = None) -> Applied:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Work:
+    """What a plan leaves to be written, as of what was known when it was made; the rest is for the next cycles.
+
+    Args:
+        waits: reasons that differ from those told last.
+        are_promises_kept: planned starts and notices stand as planned.
+        is_partial: there is more than one transaction may write.
+    """
+
+    expires: Sequence[Expire]
+    admits: Sequence[Admit]
+    waits: Sequence[Wait]
+    are_promises_kept: bool
+    is_partial: bool
+
+    @property
+    def is_nothing(self) -> bool:
+        """Whether the transaction would change nothing."""
+        return self.are_promises_kept and not (self.expires or self.admits or self.waits)
+
+
+def work_of(plan: Plan, known: Known) -> Work:
+    """What is to be written of a plan; reasons are worked out of those jobs that have their turn."""
+    effects = plan.effects
+    admits = [entry for entry in effects if isinstance(entry, Admit)]
+    asked = known.to_tell(MAX_REASONS_BESIDE if admits else MAX_REASONS, plan.at_ms)
+    waits = [wait for wait in waits_of(plan, asked) if known.reason(wait.job_id) != wait.reason.value]
+    return Work(
+        expires=[entry for entry in effects if isinstance(entry, Expire)],
+        admits=admits[:MAX_ADMISSIONS],
+        waits=waits[:MAX_WAIT_CHANGES],
+        are_promises_kept=are_kept(plan, known, ()),
+        is_partial=len(admits) > MAX_ADMISSIONS or len(waits) > MAX_WAIT_CHANGES,
+    )
+
+
+def apply(
+    session: Session, held: lease.Held, planned: Planned, warm: Warm | None = None, work: Work | None = None
+) -> Applied:
     """Carry out a plan in the caller's transaction.
 
     Args:
@@ -147,6 +187,7 @@ def apply(session: Session, held: lease.Held, planned: Planned, warm: Warm | Non
         held: the scheduler's lease; its epoch goes into every record.
         planned: the plan and the policy it was made under.
         warm: what the plan was made from and what is kept of it; without it the tables are read.
+        work: `work_of` the plan; None = it is found here.
 
     Returns:
         What was admitted, rejected, expired, and how many jobs got another reason.
@@ -159,51 +200,73 @@ def apply(session: Session, held: lease.Held, planned: Planned, warm: Warm | Non
     at = clock.from_ms(plan.at_ms)
     actor = f"scheduler:{held.epoch}"
     warm = Warm() if warm is None else warm
-    tally = _Tally()
-    effects = plan.effects
-    admits = [entry for entry in effects if isinstance(entry, Admit)]
-    _expire(session, (e for e in effects if isinstance(e, Expire)), tally, at=at, actor=actor)
-    if admits:
-        admission = Admission(warm, planned.policy, held, at, planned.seen)
-        for found in admit_all(session, admits[:MAX_ADMISSIONS], admission):
-            tally.take(found)
-    promised = keep_promises(
-        session,
-        plan,
-        refund_cap_s=planned.policy.checkpoint_refund_cap_s,
-        open_to=frozenset(entry.job_id for entry in admits).difference(map(job_of, tally.admitted)),
-        actor=actor,
-    )
     known = warm.known(session, at, planned.policy)
-    asked = known.to_tell(MAX_REASONS_BESIDE if tally.admitted else MAX_REASONS)
-    changes = [wait for wait in waits_of(plan, asked) if known.reason(wait.job_id) != wait.reason.value]
-    written = _write_waits(session, changes[:MAX_WAIT_CHANGES], at=at, actor=actor)
-    applied = Applied(
-        admitted=tuple(tally.admitted),
-        rejected=tuple(tally.rejected),
-        expired=tuple(tally.expired),
-        reserved=tuple(promised.reserved),
-        preempting=tuple(promised.told),
-        spared=tuple(promised.spared),
-        waits=tuple(wait.job_id for wait in written),
-        is_partial=len(admits) > MAX_ADMISSIONS or len(changes) > MAX_WAIT_CHANGES,
-        next_ms=plan.next_ms,
-    )
-    if applied.has_effect:
-        _record(session, planned, applied, at=at, actor=actor)
+    work = work_of(plan, known) if work is None else work
+    tally = _Tally()
+    # All jobs at once: before balances, as whoever settles an attempt does, and before what others wrote is read, so
+    # that what this transaction says of them follows on it.
+    waiting = lock_jobs(session, _touched(plan, work, known))
+    with journal.together(session):
+        _expire(session, work.expires, tally, at=at, actor=actor)
+        if work.admits:
+            admission = Admission(warm, planned.policy, held, at, waiting, planned.seen)
+            for found in admit_all(session, work.admits, admission):
+                tally.take(found)
+        started = frozenset(map(job_of, tally.admitted))
+        promised = Promised()
+        if not (work.are_promises_kept or are_kept(plan, known, started)):
+            promised = keep_promises(
+                session,
+                plan,
+                refund_cap_s=planned.policy.checkpoint_refund_cap_s,
+                open_to=frozenset(entry.job_id for entry in plan.effects if isinstance(entry, Admit))
+                - started,
+                actor=actor,
+            )
+        written = [wait for wait in work.waits if wait.job_id in waiting]
+        _write_waits(session, written, at=at, actor=actor)
+        applied = Applied(
+            admitted=tuple(tally.admitted),
+            rejected=tuple(tally.rejected),
+            expired=tuple(tally.expired),
+            reserved=tuple(promised.reserved),
+            preempting=tuple(promised.told),
+            spared=tuple(promised.spared),
+            waits=tuple(wait.job_id for wait in written),
+            is_partial=work.is_partial,
+            next_ms=plan.next_ms,
+        )
+        if applied.has_effect:
+            _record(session, planned, applied, written, at=at, actor=actor)
     session.flush()
     return applied
 
 
-def _record(session: Session, planned: Planned, applied: Applied, *, at: datetime, actor: str) -> None:
+def _touched(plan: Plan, work: Work, known: Known) -> list[JobId]:
+    """Jobs that the plan's transaction may write."""
+    found = {entry.job_id for entry in work.admits}
+    found.update(wait.job_id for wait in work.waits)
+    found.update(job_of(entry.attempt_id) for entry in work.expires)
+    if not work.are_promises_kept:
+        found.update(known.reserved, map(job_of, known.noticed))
+        found.update(entry.job_id for entry in plan.effects if isinstance(entry, Reserve))
+        found.update(job_of(entry.attempt_id) for entry in plan.effects if isinstance(entry, Preempt))
+    return sorted(found)
+
+
+def _record(
+    session: Session, planned: Planned, applied: Applied, waits: Sequence[Wait], *, at: datetime, actor: str
+) -> None:
     plan = planned.plan
+    # The same as `effects_digest`, without working out again why they wait.
+    digest = plan_digest(replace(plan, entries=(*plan.effects, *waits)))
     data: dict[str, object] = {
         "at_ms": plan.at_ms,
         "version": plan.version,
         "policy": plan.policy_version,
         "policy_digest": planned.policy_digest,
         "release": planned.release,
-        "effects_digest": effects_digest(plan, applied.waits),
+        "effects_digest": digest,
         "effects": len(plan.effects),
         "waits": list(applied.waits),
         "admitted": list(applied.admitted),
@@ -224,26 +287,17 @@ def _expire(session: Session, entries: Iterable[Expire], tally: _Tally, *, at: d
             tally.expired.append(entry.attempt_id)
 
 
-def _write_waits(session: Session, waits: Sequence[Wait], *, at: datetime, actor: str) -> list[Wait]:
-    """Write and journal reasons of jobs that wait still; those that were written."""
+def _write_waits(session: Session, waits: Sequence[Wait], *, at: datetime, actor: str) -> None:
+    """Write and journal reasons of jobs that are locked and wait still."""
     if not waits:
-        return []
-    locked = (
-        select(JobRow.id)
-        .where(JobRow.id.in_([wait.job_id for wait in waits]), JobRow.state == JobState.PENDING.value)
-        .order_by(JobRow.id)
-        .with_for_update()
-    )
-    waiting = set(session.scalars(locked))
-    found = [wait for wait in waits if wait.job_id in waiting]
-    rows = [
-        {"job_id": wait.job_id, "code": wait.reason.value, "numbers": to_json(dict(wait.numbers))}
-        for wait in found
-    ]
-    values = {name: [row[name] for row in rows] for name in ("job_id", "code", "numbers")}
+        return
+    values = {
+        "job_id": [wait.job_id for wait in waits],
+        "code": [wait.reason.value for wait in waits],
+        "numbers": [to_json(dict(wait.numbers)) for wait in waits],
+    }
     session.execute(_SET_REASONS, values)
     with journal.together(session):
-        for wait in found:
+        for wait in waits:
             data = {"numbers": dict(wait.numbers), "job": {"reason": wait.reason.value}}
             journal.append(session, "job.waits", f"job:{wait.job_id}", actor=actor, at=at, data=data)
-    return found

@@ -9,6 +9,7 @@ from __future__ import annotations
 from bisect import bisect_left
 from collections import Counter
 from collections.abc import Iterable, Mapping
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field
 from itertools import islice
 from typing import Final, cast
@@ -48,6 +49,12 @@ _FINAL: Final = frozenset(state.value for state in FINAL_STATES)
 _LIVE: Final = frozenset(state.value for state in LIVE_STATES)
 _OF_JOBS: Final = frozenset({"job", "attempt"})
 _OF_BOOKS: Final = frozenset({"grant", "ledger"})
+
+TOLD_AT_ONCE: Final = 100
+"""Waiting jobs whose reasons are all worked out in each cycle: a millisecond."""
+
+TELL_AGAIN_MS: Final = 1_000
+"""Time in which reasons of a longer queue are worked out again [ms]: the longest pause of an idle scheduler."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,6 +98,7 @@ class Known:
         self._pending: dict[JobId, PendingJob] = {}
         self._untold: Final[dict[JobId, None]] = {}
         self._told_up_to = 0
+        self._told_ms = 0
         self._highest = 0
         self._is_sorted = True
         self._reservations: Final[dict[JobId, Reservation]] = {}
@@ -99,6 +107,7 @@ class Known:
         self._requests: Final[dict[int, Request]] = {}
         """Of jobs that wait no more since the last snapshot: their attempts ask for the same."""
         self._undispatched: Final[set[AttemptId]] = set()
+        self._noticed: Final[dict[AttemptId, LiveAttempt]] = {}
         self._grants: Final[dict[GrantId, GrantView]] = {}
         self._nodes: tuple[Node, ...] = ()
         self._capacity: dict[str, int] = {}
@@ -121,19 +130,41 @@ class Known:
         found = None if fields is None else fields.get("reason")
         return None if found is None else str(found)
 
-    def to_tell(self, most: int) -> frozenset[JobId]:
+    def to_tell(self, most: int, at_ms: int) -> frozenset[JobId]:
         """Waiting jobs whose reasons have their turn: those without one first, then all, round and round.
 
         Args:
-            most: jobs at most; a queue of n jobs has had its turn after n / most calls.
+            most: jobs at most in one call; of those with a reason, in one TELL_AGAIN_MS by the plans' instants.
+            at_ms: the plan's instant.
         """
         pending = self._tuples[0]
-        if len(pending) <= most:
+        if len(pending) <= min(most, TOLD_AT_ONCE):
             return frozenset(job.id for job in pending)
         found = set(islice(self._untold, most))
+        elapsed_ms = at_ms - self._told_ms
+        if not 0 <= elapsed_ms < TELL_AGAIN_MS:  # the clock was put back, or long ago
+            elapsed_ms = TELL_AGAIN_MS
+        again = min(most, len(pending)) * elapsed_ms // TELL_AGAIN_MS
+        if again:
+            self._told_ms = at_ms
         begin = self._told_up_to if self._told_up_to < len(pending) else 0
-        self._told_up_to = begin + most - len(found)
+        self._told_up_to = begin + min(again, most - len(found))
         return frozenset(found.union(job.id for job in pending[begin : self._told_up_to]))
+
+    @property
+    def reserved(self) -> AbstractSet[JobId]:
+        """Waiting jobs that have a planned start, as of `snapshot`."""
+        return self._reservations.keys()
+
+    @property
+    def noticed(self) -> Mapping[AttemptId, LiveAttempt]:
+        """Attempts under notice that nobody wants stopped yet, as of `snapshot`."""
+        return self._noticed
+
+    @property
+    def sampled_ms(self) -> int:
+        """When use was sampled last, 0 = never."""
+        return self._state.sampled_ms
 
     def undispatched(self) -> list[AttemptId]:
         """Live attempts that no agent is known to have and that nobody wants stopped, by name, as of `snapshot`."""
@@ -351,6 +382,7 @@ class Known:
         if attempt is None or job is None or str(attempt["state"]) not in _LIVE:
             self._state.attempts.pop(name, None)
             self._live.pop(name, None)
+            self._noticed.pop(name, None)
             self._undispatched.discard(name)
             return False
         if attempt.get("dispatched_ms") is None and attempt.get("stop_why") is None:
@@ -364,6 +396,10 @@ class Known:
         if before == found:
             return False
         self._live[name] = found
+        if found.reclaimed_by is not None and not found.is_stopping:
+            self._noticed[name] = found
+        else:
+            self._noticed.pop(name, None)
         return True
 
 

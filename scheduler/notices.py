@@ -6,10 +6,10 @@ Notices go out with the checkpoint signal (`send_notices`); at their end attempt
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import Final
+from typing import Final, cast
 
 from sqlalchemy import select, tuple_, update
 from sqlalchemy.orm import Session
@@ -19,6 +19,7 @@ from scheduler.dispatch.wire import Signal
 from scheduler.facts import GraceEnded
 from scheduler.fields import Fields, integer
 from scheduler.heard import Heard, take_heard
+from scheduler.known import Known
 from scheduler.launch import Leader
 from scheduler.model import AttemptId, JobId, JobState, Plan, Preempt, Reserve
 from scheduler.open_jobs import OpenJob, OpenJobs, job_of
@@ -63,6 +64,29 @@ def keep_promises(
     needed = {job_id for job_id in kept if planned[job_id].is_reclaim} | open_to
     _spare(session, needed, found, at=at, actor=actor)
     return found
+
+
+def are_kept(plan: Plan, known: Known, started: Collection[JobId]) -> bool:
+    """Whether `keep_promises` has nothing to write: planned starts and notices are what the plan says.
+
+    What others change meanwhile is for the next cycle, which reads it. O(planned starts + notices).
+
+    Args:
+        plan: the plan that is being applied.
+        known: what is known as of the plan's snapshot or later.
+        started: jobs that this plan has started.
+    """
+    planned = {entry.job_id: entry for entry in plan.effects if isinstance(entry, Reserve)}
+    if planned.keys() != known.reserved - set(started):
+        return False
+    if any(isinstance(entry, Preempt) and entry.attempt_id not in known.noticed for entry in plan.effects):
+        return False
+    for job_id, entry in planned.items():
+        before = (known.fields(job_id) or {}).get("reservation")
+        if not _same(cast("Fields | None", before), reservation_to_json(entry, plan)):
+            return False
+    needed = {job_id for job_id, entry in planned.items() if entry.is_reclaim}
+    return all(attempt.reclaimed_by in needed for attempt in known.noticed.values())
 
 
 def reservation_to_json(entry: Reserve, plan: Plan) -> Fields:
@@ -193,30 +217,19 @@ def _spare(session: Session, needed: set[JobId], found: Promised, *, at: datetim
         jobs.write()
 
 
-def ended_graces(session: Session, at: datetime) -> list[AttemptId]:
-    """Attempts whose notice is over and that were not told to stop."""
-    rows = session.scalars(
-        select(AttemptRow.id)
-        .where(
-            AttemptRow.state.in_(LIVE),
-            AttemptRow.reclaimed_by.is_not(None),
-            AttemptRow.ended_at.is_(None),
-            AttemptRow.stop_why.is_(None),
-            AttemptRow.notice_ends_at <= at,
-        )
-        .order_by(AttemptRow.job_id)
-    )
-    return [AttemptId(attempt_id) for attempt_id in rows]
+def ended_graces(known: Known, at: datetime) -> list[AttemptId]:
+    """Attempts whose notice is over and that were not told to stop, by job; as of what is known."""
+    at_ms = clock.to_ms(at)
+    due = [attempt for attempt in known.noticed.values() if integer(attempt.stop_ms) <= at_ms]
+    return [attempt.id for attempt in sorted(due, key=lambda attempt: attempt.job_id)]
 
 
-def end_graces(leader: Leader, at: datetime) -> list[AttemptId]:
-    """Stop every attempt whose grace is over; again is fine.
+def end_graces(leader: Leader, due: Sequence[AttemptId], at: datetime) -> list[AttemptId]:
+    """Stop these attempts, whose grace is over; those that were stopped. Again is fine.
 
     Raises:
         StaleEpochError: another process is the scheduler.
     """
-    with snapshot(leader.engine) as session:
-        due = ended_graces(session, at)
     at_ms = clock.to_ms(at)
     heard = [Heard(job_of(attempt_id), GraceEnded(attempt_id, at_ms)) for attempt_id in due]
     outcomes = take_heard(leader, heard, at=at)

@@ -15,6 +15,17 @@ from scheduler.tables import AttemptRow, JobRow, UsageRow
 from store import clock, journal
 
 
+def is_sample_due(sampled_ms: int, policy: Policy, at: datetime) -> bool:
+    """Whether it is time to sample use.
+
+    Args:
+        sampled_ms: when it was sampled last, 0 = never.
+        policy: the policy in force.
+        at: now.
+    """
+    return not sampled_ms or clock.to_ms(at) - sampled_ms >= policy.usage_sampling_s * MS
+
+
 def sample_usage(session: Session, policy: Policy, *, at: datetime, actor: str) -> bool:
     """Sample the use of every queue when it is time; whether it was. O(attempts since the last sample).
 

@@ -45,7 +45,7 @@ DIFFERED: Final = "snapshot.differed"
 _OF_CYCLES: Final = "cycle.planned"
 """Records that change nothing a plan reads."""
 
-OWN: Final = frozenset({"job.admitted", "ledger.pending", _OF_CYCLES})
+OWN: Final = frozenset({"job.admitted", "job.waits", "ledger.pending", _OF_CYCLES})
 """Kinds of records of a transaction that need not be read back: it held the locks of all that they are about before
 it caught up, or, of grants, what others write meanwhile may come in any order."""
 
@@ -126,6 +126,11 @@ class Warm:
     def known(self, session: Session, at: datetime, policy: Policy) -> Known:
         """What is known as of the last reading, from the tables where nothing is kept."""
         return self.catch_up(session, at, policy)[0] if self._kept is None else self._kept.known
+
+    @property
+    def kept(self) -> Known | None:
+        """What is known as of the last reading; None where nothing is kept."""
+        return None if self._kept is None else self._kept.known
 
     def is_ahead_of(self, session: Session) -> bool:
         """Whether the session's snapshot is older than the last one read: records would be taken over twice."""

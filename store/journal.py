@@ -190,10 +190,16 @@ def together(session: Session) -> Iterator[None]:
     """Write the records that are added inside at its end, in their order, in one statement.
 
     For work on many subjects at once. Inside, they cannot be read; an exception leaves them unwritten, as it must
-    end the transaction or its savepoint. Inside another it changes nothing.
+    end the transaction or its savepoint. Inside another they are left to that one.
     """
-    if _TOGETHER in session.info:
-        yield
+    outer = session.info.get(_TOGETHER)
+    if outer is not None:
+        before = len(outer)
+        try:
+            yield
+        except BaseException:
+            del outer[before:]
+            raise
         return
     rows: list[tuple[object, ...]] = []
     session.info[_TOGETHER] = rows

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
 
 import pytest
-from sqlalchemy import select
+from sqlalchemy import select, text
 
 from quota import service as quota
 from quota.policy import parse_policy
+from quota.tables import BalanceRow
 from scheduler import acts, jobs, notices, observe, sampling
 from scheduler.asked import Dependency
+from scheduler.changes import job_of
 from scheduler.explaining import preview_policy
 from scheduler.fields import ActKind, DependencyKind
 from scheduler.journal_trace import read_journal
@@ -241,7 +244,8 @@ def test_a_scheduler_that_dies_during_a_reclaim_is_followed(shared, crash):
     world.turn(later_s=60)
     if crash != "before the grace ends":
         at = clock.now() + timedelta(seconds=60 + GRACE_S + 1)
-        assert notices.end_graces(world.leader, at) == [attempt(world, borrower).id]
+        due = [attempt(world, borrower).id]
+        assert notices.end_graces(world.leader, due, at) == due
         assert world.state(borrower) is JobState.COMPLETING
     if crash == "after it was told":
         world.stop_what_must()
@@ -251,6 +255,35 @@ def test_a_scheduler_that_dies_during_a_reclaim_is_followed(shared, crash):
     assert world.state(owner) is JobState.RUNNING
     assert world.state(borrower) is JobState.PENDING
     assert world.view(borrower).preemptions == 1
+    world.check()
+
+
+def test_a_cycle_locks_its_victims_before_balances_as_their_ends_do(shared, wait_until):
+    """Else a cycle that admits and gives notice, and the end of the victim, each wait for the other."""
+    world = shared
+    world.submit(4, 7_200)
+    borrower = world.submit(8, 7_200)
+    world.turn()
+    first, second = of_owner(world, 2), of_owner(world, 6)
+
+    def is_blocked():
+        with snapshot(world.engine) as session:
+            waiting = text(
+                "SELECT count(*) FROM pg_locks WHERE NOT granted AND pid IN"
+                " (SELECT pid FROM pg_stat_activity WHERE datname = current_database())"
+            )
+            return session.scalar(waiting) > 0
+
+    with ThreadPoolExecutor(1) as pool:
+        with transaction(world.engine) as ending:
+            ending.execute(select(JobRow.id).where(JobRow.id == borrower).with_for_update())
+            cycling = pool.submit(world.cycle, later_s=60)
+            wait_until(is_blocked, "the cycle waits for its victim")
+            ending.execute(select(BalanceRow.grant_id).with_for_update(nowait=True))
+        applied = cycling.result(20)
+    assert [job_of(name) for name in applied.admitted] == [first]
+    assert applied.preempting == (attempt(world, borrower).id,)
+    assert world.view(second).planned_start is not None
     world.check()
 
 

@@ -12,6 +12,7 @@ from sqlalchemy.orm import Session
 
 from quota import service as quota
 from scheduler import acts, jobs, warm
+from scheduler import known as keeping
 from scheduler.apply import Planned, apply
 from scheduler.asked import Dependency
 from scheduler.cycling import cycle
@@ -174,9 +175,50 @@ def test_reasons_are_told_a_part_at_a_time_and_reach_everyone(world, monkeypatch
         for job in waiting[3:]:
             session.get_one(JobRow, job).is_held = True  # by hand, so that all reasons have to change
     world.warm.forget("a test changed the tables")
-    for _ in range(4):
-        world.turn()
+    for later_s in range(1, 5):
+        world.turn(later_s=later_s)
     assert {world.view(job).reason for job in waiting[3:]} == {"HELD"}
+
+
+def test_reasons_of_a_long_queue_are_told_again_once_a_second_and_first_ones_at_once(world, monkeypatch):
+    monkeypatch.setattr(keeping, "TOLD_AT_ONCE", 3)
+    for _ in range(5):
+        world.submit(8)
+    world.turn()
+    world.turn(later_s=1)  # what was told is read back
+    known = world.warm.kept
+    told = [job_id for job_id in range(2, 6) if known.reason(job_id)]
+    assert len(told) == 4
+    at_ms = clock.to_ms(clock.now()) + 10_000
+    assert known.to_tell(100, at_ms) == frozenset(told)  # long ago
+    assert known.to_tell(100, at_ms) == frozenset()
+    parts = [known.to_tell(100, at_ms + later_ms) for later_ms in (200, 400, 500, 750, 1_000)]
+    assert [len(part) for part in parts] == [0, 1, 0, 1, 1]
+    known.to_tell(100, at_ms + 2_000)  # round to the first again
+    assert known.to_tell(100, at_ms - 5_000) == frozenset(told)  # the clock was put back
+    assert known.to_tell(1, at_ms - 5_000 + 999) == frozenset()  # no more than so many a second
+    new = world.submit(8)
+    with snapshot(world.engine) as session:
+        world.warm.read(session, clock.now(), quota.policy_in_force(session, clock.now()))
+    assert known.to_tell(100, at_ms - 5_000) == {new}
+
+
+def test_a_cycle_that_changes_nothing_opens_no_transaction(world):
+    def transactions():
+        with snapshot(world.engine) as session:
+            return session.scalar(text("SELECT pg_snapshot_xmax(pg_current_snapshot())"))
+
+    world.submit(8)
+    world.submit(8)
+    for later_s in range(3):
+        world.turn(later_s=later_s)
+    before = transactions()
+    at = clock.now() + timedelta(seconds=3)
+    assert not cycle(world.leader, "test", at=at, warm=world.warm).has_effect
+    assert transactions() == before
+    held = world.submit(is_held=True)
+    assert cycle(world.leader, "test", at=at, warm=world.warm).waits == (held,)
+    assert transactions() > before
 
 
 def test_records_of_cycles_from_before_reasons_came_in_parts_replay(world):
