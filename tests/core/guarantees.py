@@ -114,8 +114,9 @@ def overtaken(snapshot, policy, plan):
 def put_off(snapshot, policy, plan):
     """Planned starts that come later than before, or are gone, though no entitled work took their place.
 
-    Only entitled work may: a start of this cycle, or a planned one of a job that is entitled now. A job that another start left without budget or a
-    place in its array has no planned start any more.
+    Only entitled work may: a start of this cycle, or a planned one of a job that is entitled now. A job that another
+    start left without budget or a place in its array has no planned start any more, nor has one behind an aged job of
+    its queue.
     """
     told = {entry.job_id: entry for entry in plan.entries if isinstance(entry, Reserve)}
     started = {entry.job_id: entry for entry in plan.entries if isinstance(entry, Admit)}
@@ -130,6 +131,20 @@ def put_off(snapshot, policy, plan):
         queue = policy_queue(policy, job.queue)
         return any(shares.class_now(queue, job.request.gpus) is ShareClass.ENTITLED for shares in pools)
 
+    aging = aging_of(snapshot, policy)
+    aged = [
+        job
+        for job in snapshot.pending
+        if job.id in waiting and aging.is_aged(job, policy_queue(policy, job.queue))
+    ]
+
+    def is_behind(job):
+        queue = policy_queue(policy, job.queue)
+        return any(
+            policy_queue(policy, other.queue) == queue and other.submitted_ms < job.submitted_ms
+            for other in aged
+        )
+
     is_moved_by = any(entry.share_class is ShareClass.ENTITLED for entry in started.values()) or any(
         is_entitled(jobs[job_id]) for job_id in told
     )
@@ -141,4 +156,5 @@ def put_off(snapshot, policy, plan):
         if job_id in waiting
         and job_id not in started
         and (job_id not in told or told[job_id].start_ms > max(kept.start_ms, snapshot.at_ms))
+        and not is_behind(jobs[job_id])
     }

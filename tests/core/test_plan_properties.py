@@ -28,7 +28,7 @@ GRACE = {"preemption": {"grace": "2m"}}
 LONGEST_GRACE_MS = 300_000
 
 
-def policy_of(a, b, c, limits, reservations, borrowed):
+def policy_of(a, b, c, limits, reservations, borrowed=1):
     tree = {
         "a": {"nominal": a, **GRACE} | limits.get("a", {}),
         "p": {
