@@ -250,7 +250,8 @@ class Cycles(RuleBasedStateMachine):
         assert plan_digest(unread) == cold  # reasons are those of its own cycle, whenever they are read
         assert plan_digest(again) == plan_digest(make_plan(cluster.snapshot(), cluster.policy))
         assert entries(again, Admit) == []
-        assert entries(again, Preempt) == []
+        if not entries(plan, Preempt):  # who was spared by one reclaimer may be needed by the next
+            assert entries(again, Preempt) == []
         self.last = plan
         self.nobody_is_denied_for_long()
         self.is_disturbed = False
