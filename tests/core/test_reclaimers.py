@@ -8,8 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from scheduler.model import Admit, JobId, Preempt, Reserve
-from scheduler.spare import spare_needless, start_reclaimers
+from scheduler.fit import NoFit
+from scheduler.model import Admit, JobId, Preempt, ReasonCode, Reserve, ShareClass
+from scheduler.profile import Hold
+from scheduler.spare import replan_unsound, spare_needless, start_reclaimers
 from scheduler.turns import Turns
 
 sys.path.insert(0, str(Path(__file__).parent))
@@ -53,6 +55,47 @@ def test_a_victim_whose_gpus_others_plan_to_start_on_is_not_spared(build):
     starts, planned, notices = done(cluster)
     assert (starts, notices) == ([], {("3-1", of_b), ("1-1", of_c)})
     assert planned == {six: 5, three: 15, of_b: 5, of_c: 5, last: 15}
+
+
+@pytest.mark.parametrize("is_second", [False, True])
+def test_victims_of_later_starts_are_taken_sooner_only_where_all_of_these_stand_all_the_same(
+    build, is_second
+):
+    """q's own ends leave room for gangs on n0 and n1 in an hour, with what r borrows there. The pair wants n1's now."""
+    policy = build.policy(
+        {"q": {"nominal": 9}, "r": {"nominal": 0}}, start_reservations=9, borrowed_reservations=9
+    )
+    cluster = Cluster(policy, [4, 3, 1, 1, 1, 1])
+    for place in ("n0:2", "n1:1", "n2:1 n3:1 n4:1 n5:1"):
+        run(cluster, "q", place, 60)
+    run(cluster, "r", "n0:2", 600, since=30)
+    run(cluster, "r", "n1:2", 600, since=5)
+    gang = cluster.submit(4, "q", 30, nodes=1)
+    second = [cluster.submit(3, "q", 30, nodes=1)] if is_second else []
+    pair = cluster.submit(2, "q", 300, nodes=1)
+    starts, planned, notices = done(cluster)
+    assert (starts, notices) == ([], set() if is_second else {("5-1", pair)})
+    assert planned == {gang: 60, pair: 90 if is_second else 1} | dict.fromkeys(second, 60)
+
+
+@pytest.mark.parametrize(("limit", "start"), [(2, None), (3, 15)])
+def test_a_start_that_lost_its_gpus_is_planned_anew_or_given_up(build, monkeypatch, limit, start):
+    """All 8 GPUs are borrowed, with 15 minutes of notice; two instants are too few to see beyond."""
+    monkeypatch.setattr("scheduler.reserve.MAX_INSTANTS", limit)
+    policy = build.policy({"q": {"nominal": 8}, "s": {"nominal": 0}})
+    live = [
+        build.live(10 + at, f"n0:{2 * at} n0:{2 * at + 1}", "s", wall_s=660 + 600 * at, grace_s=900)
+        for at in range(4)
+    ]
+    turns = Turns(build.snapshot(pending=[build.job(1, 6)], live=live), policy)
+    job, at_ms = turns.jobs[JobId(1)], build.now_ms
+    turns.wait(job, NoFit(ReasonCode.NO_CAPACITY))
+    lost = Hold(job.id, "q", "h200", 6, at_ms + 300_000, at_ms + 3_900_000, ((0, 6),), ShareClass.ENTITLED)
+    turns.plan_start(lost)
+    replan_unsound(turns)
+    assert [(hold.start_ms - at_ms) / MINUTE_MS for hold in turns.world.holds()] == ([start] if start else [])
+    assert turns.holders == set()
+    assert (turns.waits[job.id].refusal.reason is ReasonCode.RECLAIMING) is (start is not None)
 
 
 def reclaiming(build):
