@@ -30,6 +30,11 @@ def test_a_gang_takes_entirely_free_nodes_alone():
     assert stock.pick(23) is None
 
 
+def test_easy_plans_its_head_for_the_first_end_that_frees_enough():
+    """c's 6 GPUs are free when a ends, at 100: d would run past that, e does not."""
+    assert begun(waiting("easy", 1, 8, (4, 100), (2, 300), (6, 50), (2, 200), (2, 100))) == "abe"
+
+
 def test_behind_a_head_that_the_machine_never_holds_easy_starts_what_ends_first():
     """The head waits for all that runs; c would end behind that, d does not."""
     baseline = waiting("easy", 1, 8, (3, 100), (3, 200), (99, 50), (2, 201), (2, 200))

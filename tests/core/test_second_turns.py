@@ -6,10 +6,10 @@ from dataclasses import replace
 
 import pytest
 
-from scheduler.fit import NoFit
+from scheduler.fit import NoFit, fits_eligible
 from scheduler.index import Index
 from scheduler.lines import Stood, Waits
-from scheduler.model import Admit, JobId, ReasonCode, Reserve, ShareClass, Wait
+from scheduler.model import Admit, Array, JobId, ReasonCode, Reserve, ShareClass, Wait
 from scheduler.plan import make_plan
 from scheduler.profile import Hold
 from scheduler.second_turns import _second_turn, _untell
@@ -96,6 +96,17 @@ def test_who_is_like_one_that_could_only_wait_waits_too_while_nothing_changes(bu
     _second_turn(turns, two, {turns.group(one): (version, known)})
     assert [start.job.id for start in turns.starts] == ([] if is_same_world else [2])
     assert turns.waits == ({JobId(2): replace(known, job=two)} if is_same_world else {})
+
+
+def test_a_second_turn_starts_nobody_whose_array_is_full_meanwhile(build):
+    array = Array(JobId(1), 1)
+    pending = [build.job(number, 1, array=array) for number in (1, 2)]
+    turns = Turns(build.snapshot(pending=pending), build.policy())
+    one, two = pending
+    turns.start(one, fits_eligible(one, turns.world))
+    _second_turn(turns, two, {})
+    assert [start.job for start in turns.starts] == [one]
+    assert turns.waits[two.id].refusal.reason is ReasonCode.ARRAY_CAP
 
 
 def test_whom_a_start_left_no_budget_waits_for_budget(build):
