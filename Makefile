@@ -40,7 +40,7 @@ check: dev ## Lint, types, import contracts, lock files, branches of the core
 	$(BIN)/mypy -p api -p products -p metrics -p scheduler -p quota -p tenants -p store -p kezek
 	$(BIN)/lint-imports
 	! grep -nE 'https?://|index-url|find-links' requirements/*.lock
-	$(BIN)/python -m pytest -q -n $(WORKERS) tests/core tests/products tests/tenants/test_identifiers.py --cov --cov-report=term-missing:skip-covered
+	$(BIN)/python -m pytest -q -n $(WORKERS) tests/core tests/products tests/tenants/test_identifiers.py tests/metrics/test_{attribution,efficiency,idle}.py --cov --cov-report=term-missing:skip-covered
 
 format: dev ## Format the code
 	$(BIN)/ruff format .

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from quota.cohort import QuotaUse, Shrunk, ancestors, divide, nominals
 from quota.model import ROOT, Policy, QuotaNode, Share
+from quota.tree import Use, tree_of
 
 CASES = {
     "equal weights, ties by name": (7, {"p": {"nominal": 7, "children": {"c": {}, "a": {}, "b": {}}}}, {"p/a": 3, "p/b": 2, "p/c": 2}),
@@ -140,6 +141,12 @@ def test_every_share_is_within_one_gpu_of_exact(tree, capacity):
 def test_ancestors_go_from_the_node_to_the_root():
     assert ancestors("a/b/c") == ("a/b/c", "a/b", "a", ROOT)
     assert ancestors(ROOT) == (ROOT,)
+
+
+def test_what_a_queue_holds_that_the_tree_has_no_more_counts_at_the_root_alone(build):
+    policy = build.policy({"p": {"nominal": 4, "children": {"a": {"nominal": 4}}}})
+    use = Use(tree_of(policy, 8), {"p/a": 1, "gone": 2})
+    assert [use.at(node) for node in ("p/a", "p", ROOT)] == [1, 1, 3]
 
 
 def test_use_counts_at_every_node_of_the_path():

@@ -66,6 +66,22 @@ def test_place_who_is_ahead_and_the_planned_start(build):
     assert len(explain(JobId(29), many, policy).ahead) == MAX_AHEAD
 
 
+def test_one_plan_of_a_snapshot_explains_all_its_jobs(build, monkeypatch):
+    snapshot, policy, made = gap(build), build.policy(), []
+    alone = [explain(job.id, snapshot, policy) for job in snapshot.pending]
+
+    def counted(snapshot, policy, index):
+        made.append(snapshot)
+        return make_plan(snapshot, policy, index)
+
+    monkeypatch.setattr("scheduler.explain.make_plan", counted)
+    explainer = Explainer()
+    assert [explainer.explain(job.id, snapshot, policy) for job in snapshot.pending] == alone
+    assert sum(planned is snapshot for planned in made) == 1
+    explainer.explain(JobId(1), snapshot, replace(policy, version="2"))
+    assert sum(planned is snapshot for planned in made) == 2
+
+
 def test_a_gang_loses_whole_steps_of_its_nodes(build):
     live = [build.live(9, "n0:0 n1:0", wall_s=9_000)]
     snapshot = build.snapshot(build.nodes(8, 8), [build.job(1, 16, nodes=2)], live)

@@ -183,6 +183,17 @@ def test_flavors_in_order_and_the_refusal_that_came_nearest(build):
     assert fits(job, busy) == NoFit(ReasonCode.NO_CAPACITY, {"free": 1, "gpus": 2, "flavor": "h200"})
 
 
+def test_a_flavor_that_no_node_has_refuses_and_the_next_is_tried(build):
+    """As when a flavor's last node left: its grant is still there."""
+    both = [build.grant(1), build.grant(2, flavor="h100")]
+    job = build.job(gpus=2, flavors=("h100", "h200"))
+    found = fits(job, build.world(nodes=build.nodes(2), grants=both))
+    assert isinstance(found, Fit)
+    assert found.flavor == "h200"
+    busy = build.world(nodes=build.nodes(2), grants=both, live=[build.live(9, "n0:0 n0:1")])
+    assert fits(job, busy) == NoFit(ReasonCode.NO_CAPACITY, {"free": 0, "gpus": 2, "flavor": "h100"})
+
+
 def test_an_applier_checks_the_very_slots_of_the_plan(build):
     job = build.job(gpus=2)
     free = build.world(nodes=build.nodes(4, 4))

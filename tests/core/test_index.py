@@ -70,6 +70,18 @@ def test_few_differences_are_found_among_many_items():
     assert {item.id for item in gone} == {18_000, 24_000, 24_002, 24_004}
 
 
+def test_items_in_another_order_are_the_same_items():
+    """Where one stands in the place of another, neither came nor went."""
+    one, two, three = (Item(number, 0) for number in (1, 2, 3))
+    changed = Item(2, 9)
+    assert changes((one, two), (two, one)) == ([], [])
+    assert changes((one, two, three), (one, changed, three)) == ([changed], [two])
+    assert changes((one, three), (one, Item(3, 0), two)) == (
+        [two],
+        [],
+    )  # an equal one, and who comes behind it
+
+
 def test_rows_of_ends_that_are_made_later_are_of_the_runs_of_then():
     one, two = (Run(f"{n}-1", JobId(n), "q", "h200", 1, ((0, n),), (0, n), end_ms=n) for n in (1, 5))
     ends = Ends()
@@ -112,6 +124,16 @@ def test_jobs_age_where_they_stand(build):
     index.follow(replace(later, pending=()), policy, aging[1])
     assert index.queues["q"] == {}
     assert index.jobs == {}
+
+
+def test_a_job_that_is_gone_ages_no_more(build):
+    index, policy, nominals = Index(), build.policy(), {WHOLE: {"q": 8}}
+    for hour, pending in enumerate(([build.job(1), build.job(2, 2)], [build.job(2, 2)], [build.job(2, 2)])):
+        snapshot = replace(build.snapshot(pending=pending), at_ms=build.now_ms + hour * 3_600_000)
+        index.follow(snapshot, policy, Aging(snapshot.at_ms, 7_200, nominals))
+    (kinds,) = index.alike["q"].values()
+    assert [job.id for kind in kinds for job in kind.jobs] == [2]
+    assert index.jobs.keys() == {2}
 
 
 def test_an_equal_job_read_anew_is_the_same(build):
@@ -335,6 +357,15 @@ def test_what_is_due_is_what_a_look_at_all_would_find(steps):
         if what == "add":
             due.add(name, at_ms)
             known[name] = at_ms
+
+
+def test_what_is_due_is_due_no_more_at_an_earlier_instant():
+    due = Due()
+    due.add("early", 5)
+    due.add("late", 9)
+    assert {*due.by(9)} == {"early", "late"}
+    assert {*due.by(6)} == {"early"}
+    assert {*due.by(9)} == {"early", "late"}
 
 
 def test_instants_of_what_is_gone_do_not_pile_up():

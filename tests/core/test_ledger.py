@@ -125,6 +125,13 @@ def test_an_entry_the_books_cannot_take_is_refused(entry, message):
     assert caught.value.entry == entry
 
 
+def test_a_refund_gives_back_what_was_used():
+    entry = refund(GRANT, "1-1", 5)
+    assert entry == Entry(EntryKind.REVERSED, GRANT, Account.USED, Account.AVAILABLE, 5, "1-1")
+    with pytest.raises(LedgerError, match="reversed of 0"):
+        refund(GRANT, "1-1", 0)
+
+
 def test_amounts_are_real_and_books_are_of_one_grant():
     with pytest.raises(LedgerError, match="granted of 0"):
         grant(GRANT, 0)

@@ -131,6 +131,12 @@ def test_an_aged_job_of_the_queue_keeps_its_right(build):
     assert cause(build, job=job, standing=standing, live=live, others=[aged], policy=policy) is MoveCause.AGED
 
 
+def test_an_aged_job_gives_a_start_as_borrowed_work_up_for_one_that_lasts(build):
+    """Its own queue's 8 GPUs come free in a day: until then others may take back what it borrowed."""
+    (found,) = moved(build, job=build.job(1, 8, "a", nodes=1, age_s=8 * 86_400))
+    assert found == Moved(JobId(1), 90_000_000 - 60_000 - HOUR_MS, MoveCause.AGED)
+
+
 def test_causes_are_no_part_of_the_plans_digest(build):
     snapshot = build.snapshot(pending=[build.job(1, 8)])
     plan = make_plan(snapshot, build.policy())

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from quota.tree import WHOLE, Use, tree_of
 from scheduler.entries import waits_of
 from scheduler.model import Admit, Expire, JobId, JobState, LiveAttempt, NodeState, ReasonCode, Reserve, Wait
-from scheduler.order import RULES, Aging, deciding_rule, in_order
+from scheduler.order import RULES, Aging, FairShare, deciding_rule, in_order
 from scheduler.plan import EXPIRE_SLACK_S, effects_digest, make_plan, plan_digest, plan_to_json
 
 DAY_S = 86_400
@@ -54,6 +54,13 @@ def test_the_first_rule_that_differs_decides(build, rule, ahead, behind):
     assert in_order([second, first], aging, "q") == [first, second]
     assert deciding_rule(first, second, aging, "q") == rule
     assert {found.name for found in RULES} == {name for name, _, _ in ORDER}
+
+
+def test_where_nothing_is_in_service_queues_go_by_name(build):
+    tree = {"b": {"nominal": "50%"}, "a": {"nominal": "50%"}}
+    bounds = build.bounds(build.snapshot((build.node("n0", state=NodeState.DRAINED),)), build.policy(tree))
+    fair = FairShare(bounds.fair_tree, {"a": 5}, bounds.priorities, bounds.times)
+    assert fair.next_of(["b", "a"]) == "a"
 
 
 def test_a_job_that_does_not_fit_is_passed_over(build):

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import json
 from dataclasses import replace
+from uuid import UUID
 
 import pytest
 
 from quota import ledger
+from quota.model import GrantId
 from scheduler.baselines import Baseline
 from scheduler.estimates import estimate_s
 from scheduler.measures import Disruption, Ended, measure, percentile
-from scheduler.model import Request
+from scheduler.model import Admit, JobId, Request, ShareClass, Slot
 from scheduler.simulate import Replayer
 from scheduler.simulate_cli import replay_baseline, simulate_main
 from scheduler.traces import READERS, TraceError, TraceJob, read_csv, read_openb, read_swf
@@ -205,6 +207,32 @@ def test_work_that_was_lost_counts_as_delay():
     found = measure([Ended("q", "t", 8, 0, 30, 20, ((0, 10), (10, 30)))], 8, Disruption(1, 0, 80))
     assert found["bounded_slowdown"]["mean"] == 1.5
     assert found["wait_s"]["max"] == 0
+
+
+def test_what_runs_past_its_walltime_runs_to_its_end(build):
+    """A trace may say so; the plan asks to stop it, and a replay does what the trace did."""
+    jobs = [job("1", 0, 300, 8, walltime_s=60), job("2", 200, 100, 16)]
+    replay = Replayer(jobs, ["a", "b"], lending(build), nodes=2, gpus_per_node=8).run()
+    assert {found.id: found.spans for found in replay.ended} == {"1": ((0.0, 300.0),), "2": ((300.0, 400.0),)}
+    assert replay.disruption == Disruption()
+
+
+def test_notices_whose_job_starts_elsewhere_are_counted_as_useless(build):
+    """Job 3 has its start, job 4 started 1 s late, and for job 5 two attempts were stopped in vain."""
+    replayer = Replayer([], [], lending(build), nodes=2, gpus_per_node=8)
+    promised = {JobId(3): (60_000, 1), JobId(4): (60_000, 1), JobId(5): (60_000, 2)}
+    replayer._promised.update(promised)
+    replayer._keep_promises({JobId(4)}, {JobId(3)}, 61_000)
+    assert replayer._promised == {JobId(3): (60_000, 1)}
+    assert replayer.run().disruption == Disruption(0, 2, 0, 1)
+
+
+def test_a_start_that_the_books_do_not_cover_is_an_error(build):
+    replayer = Replayer([job("1", 0, 100, 8)], ["a"], lending(build), nodes=1, gpus_per_node=8)
+    replayer._submit(0, 0)
+    start = Admit(JobId(0), (Slot("n0", ("g",) * 8),), GrantId(UUID(int=1)), 10**16, ShareClass.ENTITLED)
+    with pytest.raises(ledger.LedgerError, match="job 0 was planned on a grant that does not cover it"):
+        replayer._start(start, 1, 0)
 
 
 def test_no_decision_before_the_ends_looks_at_a_run_time(build):

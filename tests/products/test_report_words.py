@@ -124,6 +124,7 @@ def test_names_of_sectors_and_categories_are_those_of_the_platforms_pages() -> N
         ("сала", "сала"),
         ("strategy", "strategy"),
         ("жүйесінде", "жү-йе-сін-де"),
+        ("подъездного", "подъ-езд-но-го"),
     ],
 )
 def test_long_words_break_between_syllables(word: str, parts: str) -> None:

@@ -84,6 +84,19 @@ def test_a_wrong_iin_is_told_apart(first: str, word: str) -> None:
         check_iin(first + str(control_digit(first) or 0))
 
 
+@pytest.mark.parametrize("number", ["800101300016", "000229500018", "991231000014"])
+def test_a_right_iin_is_taken(number: str) -> None:
+    assert check_iin(number) == number
+
+
+def test_a_masked_iin_shows_its_last_two_digits_and_what_is_none_nothing() -> None:
+    assert [mask_iin(number) for number in ("800101300016", "80010130001", "")] == [
+        "**********16",
+        "*" * 11,
+        "",
+    ]
+
+
 @given(digits, st.integers(0, 9), st.integers(1, 9))
 def test_one_mistyped_digit_of_the_first_ten_is_seen(first: str, place: int, change: int) -> None:
     number = iin(first)
