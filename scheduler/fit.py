@@ -358,6 +358,11 @@ def _those(job: PendingJob, flavor: str, world: World, slots: tuple[Slot, ...]) 
     return NoFit(ReasonCode.NO_CAPACITY, _counts(job, flavor, world))
 
 
+def is_payable(job: PendingJob, flavor: str, world: World) -> bool:
+    """Whether a grant pays for the job on the flavor: active until the walltime ends, and covering the claim."""
+    return not isinstance(_grant(job, flavor, world), NoFit)
+
+
 def _grant(job: PendingJob, flavor: str, world: World) -> GrantView | NoFit:
     """The grant that pays: active until the walltime ends, covering the claim, and the first to end."""
     ends_ms = world.at_ms + job.request.walltime_s * MS

@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from quota.policy import policy_queue
-from scheduler.fit import must_be_entitled
+from scheduler.fit import is_payable, must_be_entitled
 from scheduler.model import PendingJob, ShareClass
 from scheduler.place import Counts, Picks
 from scheduler.profile import Hold, Profile, Run, with_back
@@ -285,33 +285,26 @@ def _ending_after(runs: Sequence[Run], at_ms: int) -> list[Run]:
 def earliest(
     job: PendingJob, world: World, *, until_ms: int | None = None, as_entitled: bool = False
 ) -> Hold | None:
-    """The earliest start over the job's flavors; of equal ones that of the flavor it prefers."""
-    flavors = [flavor for flavor in job.request.flavors if flavor in world.profiles]
-    searches = [Search(job, flavor, world, as_entitled=as_entitled) for flavor in flavors]
+    """The earliest start over the flavors that the job can pay for; of equal ones that of the flavor it prefers."""
+    searches = [Search(job, flavor, world, as_entitled=as_entitled) for flavor in _payable(job, world)]
     found = [hold for search in searches if (hold := search.earliest(until_ms=until_ms)) is not None]
     return min(found, key=lambda hold: hold.start_ms, default=None)
 
 
 def reclaim(job: PendingJob, world: World) -> Hold | None:
-    """The start that is owed in place of borrowers, see `Search.reclaim`, on the first flavor where there is one.
-
-    Nobody is evicted for it where the job is entitled no later, by itself, on another flavor that it takes.
-    """
-    for flavor in job.request.flavors:
-        if flavor in world.profiles:
-            search = Search(job, flavor, world)
-            if search.shares.class_now(search.queue, search.shape.gpus) is ShareClass.ENTITLED:
-                found = search.reclaim()
-                if found is not None:
-                    return (_by_itself(job, world, found) or found) if found.victims else found
+    """The start that is owed in place of borrowers, see `Search.reclaim`, on the first flavor where there is one."""
+    for flavor in _payable(job, world):
+        search = Search(job, flavor, world)
+        if search.shares.class_now(search.queue, search.shape.gpus) is ShareClass.ENTITLED:
+            found = search.reclaim()
+            if found is not None:
+                return found
     return None
 
 
-def _by_itself(job: PendingJob, world: World, bought: Hold) -> Hold | None:
-    """The earliest start on the other flavors at which the job is entitled, without victims and no later than this."""
-    others = [
-        flavor for flavor in job.request.flavors if flavor in world.profiles and flavor != bought.flavor
-    ]
-    searches = [Search(job, flavor, world, as_entitled=True) for flavor in others]
-    found = [search.earliest(until_ms=bought.start_ms, may_reclaim=False) for search in searches]
-    return min(filter(None, found), key=lambda hold: hold.start_ms, default=None)
+def _payable(job: PendingJob, world: World) -> list[str]:
+    """Flavors that have nodes and that a grant of the job's project pays for; of one alone that is asked before."""
+    flavors = [flavor for flavor in job.request.flavors if flavor in world.profiles]
+    if len(job.request.flavors) == 1:
+        return flavors
+    return [flavor for flavor in flavors if is_payable(job, flavor, world)]

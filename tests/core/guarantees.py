@@ -41,12 +41,15 @@ def borrowers(snapshot, policy):
     return found
 
 
-def keep(world, kept, job, queue):
-    """Put a planned start into a world as it was promised; nothing where its nodes are gone."""
+def keep(world, kept, job, queue, *, is_begun=False):
+    """Put a planned start into a world as it was promised; nothing where its nodes are gone.
+
+    One that should have begun begins now, or has begun in time.
+    """
     rooms = world.free.of_flavor(kept.flavor)
     if all(node in rooms.index for node, _ in kept.place):
         start_ms = max(kept.start_ms, world.at_ms)
-        end_ms = start_ms + job.request.walltime_s * MS
+        end_ms = (kept.start_ms if is_begun else start_ms) + job.request.walltime_s * MS
         picks = tuple((rooms.index[node], gpus) for node, gpus in kept.place)
         hold = Hold(job.id, queue, kept.flavor, job.request.gpus, start_ms, end_ms, picks, kept.share_class)
         array_id = None if job.array is None else job.array.id

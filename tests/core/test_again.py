@@ -23,6 +23,7 @@ from scheduler.model import (
     Slot,
     Wait,
 )
+from scheduler.plan import make_plan
 
 sys.path.insert(0, str(Path(__file__).parent))
 from cluster import MINUTE_MS, PROJECT, Cluster
@@ -258,19 +259,23 @@ def test_who_gives_way_to_an_entitled_start_moves_no_other(build):
     assert (starts, planned) == ([over], {owner: 10, borrower: 10})
 
 
-def test_nobody_is_evicted_where_another_flavor_comes_free_sooner(build):
-    """The flavor that the job likes best would cost a borrower of it a notice of five minutes."""
+def test_nobody_is_evicted_on_a_flavor_that_no_grant_pays_for(build):
+    """The job starts nowhere but on the other flavor: what it took back would lie idle."""
     tree = {"a": {"nominal": 2}, "x": {"nominal": 0, "preemption": {"grace": "5m"}}}
     cluster = Cluster(build.policy(tree), [2, 2], ["h200", "h100"])
     run(cluster, "x", "n0:2", 90, grace=5)
-    run(cluster, "x", "n1:2", 3, grace=5)
+    run(cluster, "x", "n1:2", 90, grace=5)
+    kinds = {name: cluster.nodes[held.slots[0].node].flavor for name, held in cluster.live.items()}
     cluster.live = {
-        name: replace(
-            held, request=replace(held.request, flavors=(cluster.nodes[held.slots[0].node].flavor,))
-        )
+        name: replace(held, request=replace(held.request, flavors=(kinds[name],)))
         for name, held in cluster.live.items()
     }
     job = cluster.submit(1, "a", 60, flavors=("h200", "h100"))
-    starts, planned, reasons = settled(cluster)
-    assert (starts, planned) == ([], {job: 3})
-    assert reasons[job] is not ReasonCode.RECLAIMING
+    for grants, victim in (("h200 h100", "n0"), ("h100", "n1"), ("h200", "n0")):
+        snapshot = cluster.snapshot()
+        paid = replace(
+            snapshot, grants=tuple(grant for grant in snapshot.grants if grant.flavor in grants.split())
+        )
+        notices = [entry for entry in make_plan(paid, cluster.policy).entries if isinstance(entry, Preempt)]
+        assert [entry.for_job for entry in notices] == [job]
+        assert [cluster.live[entry.attempt_id].slots[0].node for entry in notices] == [victim]

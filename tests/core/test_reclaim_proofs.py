@@ -137,7 +137,7 @@ def test_victims_are_minimal_by_inclusion(cluster):
         for kept in cluster.reservations:
             if kept.job_id != job.id:
                 other = cluster.pending[kept.job_id]
-                keep(world, kept, other, other.queue)
+                keep(world, kept, other, other.queue, is_begun=True)
         return fits_eligible(job, world)
 
     assert isinstance(found(), Fit)
