@@ -119,7 +119,7 @@ def put_off(snapshot, policy, plan):
 
     Only entitled work may: a start of this cycle, or a planned one of a job that is entitled now. A job that another
     start left without budget or a place in its array has no planned start any more, nor has one behind an aged job of
-    its queue.
+    its queue; an aged one gives a borrowed start up for an entitled one.
     """
     told = {entry.job_id: entry for entry in plan.entries if isinstance(entry, Reserve)}
     started = {entry.job_id: entry for entry in plan.entries if isinstance(entry, Admit)}
@@ -160,4 +160,5 @@ def put_off(snapshot, policy, plan):
         and job_id not in started
         and (job_id not in told or told[job_id].start_ms > max(kept.start_ms, snapshot.at_ms))
         and not is_behind(jobs[job_id])
+        and not (jobs[job_id] in aged and kept.share_class is ShareClass.BORROWED)
     }
