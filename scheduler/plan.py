@@ -37,8 +37,8 @@ def make_plan(snapshot: Snapshot, policy: Policy, index: Index | None = None) ->
     """Decide one cycle.
 
     Every pending job is in exactly one `Admit` or `Wait`. The same input gives the same plan; planned again at
-    the same instant after the plan was applied, nothing more starts and nobody else gets notice (ARCHITECTURE.md names
-    the rare exceptions).
+    the same instant after the plan was applied, nothing more starts and nobody else gets notice, but for what
+    ARCHITECTURE.md names at its end.
     A placement per start and per kind of job that is refused, a search per planned start; reasons when read.
 
     Args:
