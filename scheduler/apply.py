@@ -77,7 +77,7 @@ class Planned:
 
     Args:
         release: version of the code that planned.
-        load_ms: milliseconds it took to read the snapshot.
+        load_ms: milliseconds it took to read the snapshot, both times where attempts were ended between.
         plan_ms: milliseconds it took to plan.
         seen: what `make_plan` made it from; None = every admission is checked again.
     """
