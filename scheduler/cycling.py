@@ -78,6 +78,7 @@ def _apply(leader: Leader, planned: Planned, warm: Warm, read: _Read) -> Applied
     work = work_of(planned.plan, read.known)
     is_due = is_sample_due(read.known.sampled_ms, planned.policy, at)
     if work.is_nothing and not (read.differing or is_due):
+        read.known.round = work.told
         return Applied(next_ms=planned.plan.next_ms)
     with transaction(leader.engine) as session:
         told = journal.noted(session)
@@ -86,6 +87,7 @@ def _apply(leader: Leader, planned: Planned, warm: Warm, read: _Read) -> Applied
             tell_differences(session, read.differing, at=at, actor=leader.actor)
         if is_due:
             sample_usage(session, planned.policy, at=at, actor=leader.actor)
+    read.known.round = work.told
     warm.take_own([Told(*record) for record in told])
     return applied
 
