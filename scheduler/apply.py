@@ -23,7 +23,7 @@ from scheduler.admitting import (
     Rejected,
     Result,
     admit_all,
-    lock_jobs,
+    lock_waiting,
 )
 from scheduler.changes import job_of, take
 from scheduler.entries import waits_of
@@ -217,7 +217,7 @@ def apply(
     tally = _Tally()
     # All jobs at once: before balances, as whoever settles an attempt does, and before what others wrote is read, so
     # that what this transaction says of them follows on it.
-    waiting = lock_jobs(session, _touched(plan, work, known))
+    waiting = lock_waiting(session, _touched(plan, work, known))
     with journal.together(session):
         _expire(session, work.expires, tally, at=at, actor=actor)
         if work.admits:
