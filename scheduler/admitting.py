@@ -89,7 +89,8 @@ def admit_all(session: Session, entries: Sequence[Admit], admission: Admission) 
     so that one wrong row costs one admission.
     """
     try:
-        with session.begin_nested():
+        # Within `together`, which so takes back what was appended also where the savepoint fails at its end.
+        with journal.together(session), session.begin_nested():
             return _admit(session, entries, admission)
     except (IntegrityError, psycopg.errors.IntegrityError):
         admission.warm.forget("the database refused an admission that what is kept allowed")
@@ -112,25 +113,24 @@ def _admit(session: Session, entries: Sequence[Admit], admission: Admission) -> 
     till = quota.Till(session, {entry.grant_id for entry in entries}, at=admission.at, actor=admission.actor)
     results: list[Result] = []
     made: list[tuple[Fields, AttemptRow]] = []
-    with journal.together(session):
-        for entry in entries:
-            job = known.pending(entry.job_id) if entry.job_id in admission.waiting else None
-            found = _check(entry, job, world)
-            if job is None or isinstance(found, Rejected):
-                results.append(found if isinstance(found, Rejected) else Rejected(entry, JOB_GONE))
-                continue
-            attempt_id = lifecycle.attempt_id(job.id, job.attempts + 1)
-            if isinstance(till.claim(entry.grant_id, attempt_id, entry.claim_s), Refusal):
-                results.append(Rejected(entry, ReasonCode.BUDGET_EXHAUSTED))
-                continue
-            if world is not None and found is not None:
-                world.start(job, found)
-            made.append(_made(entry, job, len(made) + 1, admission, known))
-            results.append(attempt_id)
-        _write(session, made, admission.at)
-        till.close()
-        for changed, attempt in made:
-            _tell(session, changed, attempt, admission)
+    for entry in entries:
+        job = known.pending(entry.job_id) if entry.job_id in admission.waiting else None
+        found = _check(entry, job, world)
+        if job is None or isinstance(found, Rejected):
+            results.append(found if isinstance(found, Rejected) else Rejected(entry, JOB_GONE))
+            continue
+        attempt_id = lifecycle.attempt_id(job.id, job.attempts + 1)
+        if isinstance(till.claim(entry.grant_id, attempt_id, entry.claim_s), Refusal):
+            results.append(Rejected(entry, ReasonCode.BUDGET_EXHAUSTED))
+            continue
+        if world is not None and found is not None:
+            world.start(job, found)
+        made.append(_made(entry, job, len(made) + 1, admission, known))
+        results.append(attempt_id)
+    _write(session, made, admission.at)
+    till.close()
+    for changed, attempt in made:
+        _tell(session, changed, attempt, admission)
     return results
 
 
@@ -150,7 +150,7 @@ def _is_as_planned(entries: Sequence[Admit], seen: Snapshot | None, now: Snapsho
     return True
 
 
-def lock_jobs(session: Session, job_ids: Sequence[JobId]) -> frozenset[JobId]:
+def lock_waiting(session: Session, job_ids: Sequence[JobId]) -> frozenset[JobId]:
     """Lock jobs in the order of their ids, as everywhere; those that wait."""
     if not job_ids:
         return frozenset()

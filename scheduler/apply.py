@@ -23,7 +23,7 @@ from scheduler.admitting import (
     Rejected,
     Result,
     admit_all,
-    lock_jobs,
+    lock_waiting,
 )
 from scheduler.changes import job_of, take
 from scheduler.entries import waits_of
@@ -32,6 +32,7 @@ from scheduler.known import Known
 from scheduler.model import Admit, AttemptId, Expire, JobId, Plan, Preempt, Reserve, Snapshot, Wait
 from scheduler.notices import Promised, are_kept, keep_promises
 from scheduler.plan import plan_digest
+from scheduler.telling import Round
 from scheduler.warm import Warm
 from store import clock, journal, lease
 from store.bulk import to_json
@@ -58,7 +59,7 @@ MAX_WAIT_CHANGES: Final = 1_000
 """Changed reasons written in one transaction; the rest follows in the next cycles."""
 
 MAX_REASONS: Final = 10_000
-"""Reasons worked out in one cycle, and of those told before in a second: a tenth of it. See `Known.to_tell`."""
+"""Reasons worked out in one cycle, and of those told before in a second: a tenth of it. See `scheduler.telling`."""
 
 MAX_REASONS_BESIDE: Final = 1_000
 """Reasons worked out in a cycle that admits: starts come first."""
@@ -77,7 +78,7 @@ class Planned:
 
     Args:
         release: version of the code that planned.
-        load_ms: milliseconds it took to read the snapshot.
+        load_ms: milliseconds it took to read the snapshot, both times where attempts were ended between.
         plan_ms: milliseconds it took to plan.
         seen: what `make_plan` made it from; None = every admission is checked again.
     """
@@ -146,6 +147,7 @@ class Work:
 
     Args:
         waits: reasons that differ from those told last.
+        told: how far the telling of reasons has come with these.
         are_promises_kept: planned starts and notices stand as planned.
         is_partial: there is more than one transaction may write.
     """
@@ -153,6 +155,7 @@ class Work:
     expires: Sequence[Expire]
     admits: Sequence[Admit]
     waits: Sequence[Wait]
+    told: Round
     are_promises_kept: bool
     is_partial: bool
 
@@ -163,17 +166,26 @@ class Work:
 
 
 def work_of(plan: Plan, known: Known) -> Work:
-    """What is to be written of a plan; reasons are worked out of those jobs that have their turn."""
+    """What is to be written of a plan; reasons are worked out of those jobs that have their turn.
+
+    It changes nothing: whoever has carried it out sets `known.round`.
+    """
     effects = plan.effects
     admits = [entry for entry in effects if isinstance(entry, Admit)]
     asked = known.to_tell(MAX_REASONS_BESIDE if admits else MAX_REASONS, plan.at_ms)
-    waits = [wait for wait in waits_of(plan, asked) if known.reason(wait.job_id) != wait.reason.value]
+    changed = {
+        wait.job_id: wait
+        for wait in waits_of(plan, asked.job_ids)
+        if known.reason(wait.job_id) != wait.reason.value
+    }
+    written, told = asked.cut(changed.keys(), MAX_WAIT_CHANGES)
     return Work(
         expires=[entry for entry in effects if isinstance(entry, Expire)],
         admits=admits[:MAX_ADMISSIONS],
-        waits=waits[:MAX_WAIT_CHANGES],
+        waits=[wait for job_id, wait in changed.items() if job_id in written],
+        told=told,
         are_promises_kept=are_kept(plan, known, ()),
-        is_partial=len(admits) > MAX_ADMISSIONS or len(waits) > MAX_WAIT_CHANGES,
+        is_partial=len(admits) > MAX_ADMISSIONS or len(changed) > len(written),
     )
 
 
@@ -205,7 +217,7 @@ def apply(
     tally = _Tally()
     # All jobs at once: before balances, as whoever settles an attempt does, and before what others wrote is read, so
     # that what this transaction says of them follows on it.
-    waiting = lock_jobs(session, _touched(plan, work, known))
+    waiting = lock_waiting(session, _touched(plan, work, known))
     with journal.together(session):
         _expire(session, work.expires, tally, at=at, actor=actor)
         if work.admits:

@@ -11,7 +11,6 @@ from collections import Counter
 from collections.abc import Iterable, Mapping
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field
-from itertools import islice
 from typing import Final, cast
 
 from quota.fold import grant_of
@@ -44,17 +43,12 @@ from scheduler.model import (
     Reservation,
     Snapshot,
 )
+from scheduler.telling import Asked, Round, to_tell
 
 _FINAL: Final = frozenset(state.value for state in FINAL_STATES)
 _LIVE: Final = frozenset(state.value for state in LIVE_STATES)
 _OF_JOBS: Final = frozenset({"job", "attempt"})
 _OF_BOOKS: Final = frozenset({"grant", "ledger"})
-
-TOLD_AT_ONCE: Final = 100
-"""Waiting jobs whose reasons are all worked out in each cycle: a millisecond."""
-
-TELL_AGAIN_MS: Final = 1_000
-"""Time in which reasons of a longer queue are worked out again [ms]: the longest pause of an idle scheduler."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,8 +91,8 @@ class Known:
         self._dependents: Final[dict[int, set[int]]] = {}
         self._pending: dict[JobId, PendingJob] = {}
         self._untold: Final[dict[JobId, None]] = {}
-        self._told_up_to = 0
-        self._told_ms = 0
+        self.round = Round()
+        """How far the telling of reasons has come; whoever has told some sets it."""
         self._highest = 0
         self._is_sorted = True
         self._reservations: Final[dict[JobId, Reservation]] = {}
@@ -130,26 +124,9 @@ class Known:
         found = None if fields is None else fields.get("reason")
         return None if found is None else str(found)
 
-    def to_tell(self, most: int, at_ms: int) -> frozenset[JobId]:
-        """Waiting jobs whose reasons have their turn: those without one first, then all, round and round.
-
-        Args:
-            most: jobs at most in one call; of those with a reason, in one TELL_AGAIN_MS by the plans' instants.
-            at_ms: the plan's instant.
-        """
-        pending = self._tuples[0]
-        if len(pending) <= min(most, TOLD_AT_ONCE):
-            return frozenset(job.id for job in pending)
-        found = set(islice(self._untold, most))
-        elapsed_ms = at_ms - self._told_ms
-        if not 0 <= elapsed_ms < TELL_AGAIN_MS:  # the clock was put back, or long ago
-            elapsed_ms = TELL_AGAIN_MS
-        again = min(most, len(pending)) * elapsed_ms // TELL_AGAIN_MS
-        if again:
-            self._told_ms = at_ms
-        begin = self._told_up_to if self._told_up_to < len(pending) else 0
-        self._told_up_to = begin + min(again, most - len(found))
-        return frozenset(found.union(job.id for job in pending[begin : self._told_up_to]))
+    def to_tell(self, most: int, at_ms: int) -> Asked:
+        """Waiting jobs whose reasons have their turn at an instant, `most` at most; see `scheduler.telling`."""
+        return to_tell(self._tuples[0], self._untold, self.round, most=most, at_ms=at_ms)
 
     @property
     def reserved(self) -> AbstractSet[JobId]:

@@ -22,7 +22,7 @@ from scheduler.machines import READERS as MACHINES
 from scheduler.measures import Disruption, Ended, measure
 from scheduler.model import Node
 from scheduler.simulate import MS, Replayer
-from scheduler.traces import READERS, TraceError, TraceJob
+from scheduler.traces import READERS, TraceError, TraceJob, within_limit
 
 SCHEDULERS: Final = ("kezek", "fifo", "easy", "conservative", "multifactor")
 """What can be asked for by `--scheduler`."""
@@ -106,6 +106,7 @@ def _load(
         with args.trace.open(encoding="utf-8") as lines:
             jobs = READERS[args.format](lines, args.seed)
         policy, queues = _queues(jobs, policy_path, args.map)
+        jobs = _within_limits(jobs, queues, policy)
         return jobs, queues, policy, _machine(args.machine, args.format)
     if read_journal is None or args.days < 1:
         raise UsageError("--from-journal needs the platform's database, and --days 1 or more")
@@ -131,6 +132,12 @@ def _machine(path: Path | None, trace_format: str) -> tuple[Node, ...] | None:
         )
     with path.open(encoding="utf-8") as lines:
         return MACHINES[trace_format](lines)
+
+
+def _within_limits(jobs: Sequence[TraceJob], queues: Sequence[str], policy: Policy) -> list[TraceJob]:
+    """The jobs, drawn walltimes no longer than their queues take where the runs fit that."""
+    longest_s = {node.path: node.max_walltime_s for node in policy.tree}
+    return [within_limit(job, longest_s[queue]) for job, queue in zip(jobs, queues, strict=True)]
 
 
 def _check_queues(source: str, queues: Sequence[str], policy: Policy) -> None:

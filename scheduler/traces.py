@@ -6,7 +6,7 @@ cluster trace of 2023. Traces stay out of the repository.
 
 A trace may also say what a job asked for beyond GPUs; that counts where the machine is described too
 (`scheduler.machines`), and is left out on uniform nodes. A job without a walltime gets one of `scheduler.estimates`,
-from the seed that the readers take.
+from the seed that the readers take, and no longer than its queue takes where its run fits that (`within_limit`).
 """
 
 from __future__ import annotations
@@ -69,6 +69,7 @@ class TraceJob:
         sector: a group of tenants; "" where the trace has none.
         walltime_s: what was asked for; never below 1.
         asks: all that was asked for, as far as the trace says it; no flavors = any; None = GPUs alone.
+        is_walltime_drawn: the trace names none; it is one of `scheduler.estimates`.
     """
 
     id: str
@@ -79,6 +80,24 @@ class TraceJob:
     sector: str
     walltime_s: int
     asks: Request | None = None
+    is_walltime_drawn: bool = False
+
+
+def within_limit(job: TraceJob, max_walltime_s: int | None) -> TraceJob:
+    """The job as its user would have asked in a queue that takes no longer walltimes; as it is where it ran longer.
+
+    What a trace names stays: that such a job can never start is what a replay is to tell.
+
+    Args:
+        job: of the queue.
+        max_walltime_s: longest walltime of the queue; None = no limit.
+    """
+    if max_walltime_s is None or not job.is_walltime_drawn:
+        return job
+    if not job.duration_s <= max_walltime_s < job.walltime_s:
+        return job
+    asks = None if job.asks is None else replace(job.asks, walltime_s=max_walltime_s)
+    return replace(job, walltime_s=max_walltime_s, asks=asks)
 
 
 def read_csv(lines: Iterable[str], seed: int = 0) -> list[TraceJob]:
@@ -100,6 +119,7 @@ def read_csv(lines: Iterable[str], seed: int = 0) -> list[TraceJob]:
             tenant=row.get("tenant") or "all",
             sector=row.get("sector") or "",
             walltime_s=estimate_s(job_id, duration_s, seed) if est_s is None else max(1, est_s),
+            is_walltime_drawn=est_s is None,
         )
         found.append(replace(job, asks=_asks(row, job, number)))
     return _usable(found)
@@ -173,6 +193,7 @@ def read_swf(lines: Iterable[str], seed: int = 0) -> list[TraceJob]:
                 tenant=f"user-{fields[11]}",
                 sector=f"group-{fields[12]}",
                 walltime_s=asked_s if asked_s > 0 else estimate_s(fields[0], duration_s, seed),
+                is_walltime_drawn=asked_s <= 0,
             )
         )
     return _usable(found)
@@ -217,6 +238,7 @@ def read_openb(lines: Iterable[str], seed: int = 0) -> list[TraceJob]:
                     cpus_per_gpu=-(-cpu_milli // (1_000 * max(1, gpus))),
                     memory_bytes_per_gpu=-(-memory_bytes // max(1, gpus)),
                 ),
+                is_walltime_drawn=True,
             )
         )
     return _usable(found)

@@ -16,7 +16,17 @@ from scheduler.measures import Disruption, Ended, measure, percentile
 from scheduler.model import Admit, JobId, Request, ShareClass, Slot
 from scheduler.simulate import Replayer
 from scheduler.simulate_cli import replay_baseline, simulate_main
-from scheduler.traces import READERS, TraceError, TraceJob, read_csv, read_openb, read_swf
+from scheduler.traces import (
+    MAX_FIGURE,
+    READERS,
+    TraceError,
+    TraceJob,
+    figure,
+    read_csv,
+    read_openb,
+    read_swf,
+    within_limit,
+)
 
 HEAD = "job_id,submit_s,duration_s,gpus,tenant,sector,est_s"
 # One node of 8: a runs 100 s on 6; b wants all 8; c and d are small, c short and d long.
@@ -36,7 +46,8 @@ def test_csv_is_moved_to_its_first_submission_and_sorted():
     jobs = read_csv(TINY.splitlines())
     assert jobs[0] == TraceJob("a", 0, 100, 6, "t1", "s0", 100)
     assert [found.submit_s for found in jobs] == [0, 1, 2, 3]
-    assert read_csv([HEAD, ",5,7,1,,,"]) == [TraceJob("line-2", 0, 7, 1, "all", "", 300)]
+    drawn = TraceJob("line-2", 0, 7, 1, "all", "", 300, is_walltime_drawn=True)
+    assert read_csv([HEAD, ",5,7,1,,,"]) == [drawn]
 
 
 def test_swf_takes_what_was_asked_for_before_what_was_used():
@@ -48,7 +59,7 @@ def test_swf_takes_what_was_asked_for_before_what_was_used():
         "3 90 5 60 -1 -1 -1 -1 -1 -1 1 7 3 -1 1 -1 -1 -1",
     ]
     assert read_swf(lines) == [
-        TraceJob("2", 0, 60, 4, "user-7", "group-3", 600),
+        TraceJob("2", 0, 60, 4, "user-7", "group-3", 600, is_walltime_drawn=True),
         TraceJob("1", 10, 60, 8, "user-7", "group-3", 120),
     ]
     with pytest.raises(TraceError, match="line 1: has 2 fields"):
@@ -64,7 +75,7 @@ def test_openb_leaves_out_pods_without_gpus_or_a_start():
         "p2,1,1,1,1000,,,Pending,0,9,",
     ]
     asks = Request(1, 300, (), 1, cpus_per_gpu=1, memory_bytes_per_gpu=2**20)
-    assert read_openb(lines) == [TraceJob("p0", 0, 50, 1, "LS", "", 300, asks)]
+    assert read_openb(lines) == [TraceJob("p0", 0, 50, 1, "LS", "", 300, asks, is_walltime_drawn=True)]
     assert read_openb([head, ",1,1,2,1000,,,Running,0,9,1"])[0].tenant == "all"
 
 
@@ -87,6 +98,56 @@ def test_a_walltime_that_no_trace_names_is_drawn_by_the_seed_and_the_job_alone()
     month_s = 30 * 86_400
     beyond = [estimate_s(str(number), month_s, 1) for number in range(100)]
     assert all(wall % 86_400 == 0 and month_s <= wall <= 10 * month_s + 86_400 for wall in beyond)
+
+
+@pytest.mark.parametrize("sign", ["", "-"])
+def test_the_largest_figure_is_the_last_that_a_float_says_exactly(sign):
+    """2**53, and the next float after it."""
+    assert figure(f"{sign}9007199254740992", "submit_s", 2) == int(f"{sign}1") * MAX_FIGURE
+    with pytest.raises(TraceError, match="must be a number within 9007199254740992 of 0"):
+        figure(f"{sign}9007199254740994", "submit_s", 2)
+
+
+DAY_S = 86_400
+
+
+@pytest.mark.parametrize(
+    ("duration_s", "walltime_s", "is_drawn", "longest_s", "expected_s"),
+    [
+        (72_000, 604_800, True, DAY_S, DAY_S),
+        (DAY_S, 604_800, True, DAY_S, DAY_S),
+        (DAY_S + 1, 604_800, True, DAY_S, 604_800),  # it ran longer than the queue allows
+        (72_000, 604_800, False, DAY_S, 604_800),  # its user asked for that
+        (72_000, 604_800, True, None, 604_800),
+        (7_000, 7_200, True, DAY_S, 7_200),
+    ],
+)
+def test_a_drawn_walltime_is_no_longer_than_the_queue_takes(
+    duration_s, walltime_s, is_drawn, longest_s, expected_s
+):
+    alone = TraceJob("a", 0, duration_s, 1, "t", "", walltime_s, is_walltime_drawn=is_drawn)
+    assert within_limit(alone, longest_s) == replace(alone, walltime_s=expected_s)
+    asking = replace(alone, asks=Request(1, walltime_s, ("a",), 1))
+    found = within_limit(asking, longest_s)
+    assert (found.walltime_s, found.asks) == (expected_s, Request(1, expected_s, ("a",), 1))
+
+
+def test_jobs_without_walltimes_are_replayed_in_a_queue_that_limits_them(tmp_path, capsys):
+    """Jobs of 20 h in a queue that takes a day: nearly every walltime that is drawn alone would be longer."""
+    rows = [f"{number},{number},72000,8,t1,s0," for number in range(20)]
+    drawn = read_csv([HEAD, *rows])
+    assert sum(found.walltime_s > DAY_S for found in drawn) > 10
+    (tmp_path / "trace.csv").write_text("\n".join([HEAD, *rows]), encoding="utf-8")
+    policy = POLICY.format(version="1", share="100%, max_walltime: 1d")
+    (tmp_path / "p.yaml").write_text(policy, encoding="utf-8")
+    (tmp_path / "map.yaml").write_text("default: one", encoding="utf-8")
+    argv = ["--trace", str(tmp_path / "trace.csv"), "--nodes", "1", "--json"]
+    argv += ["--policy", str(tmp_path / "p.yaml"), "--map", str(tmp_path / "map.yaml")]
+    assert simulate_main(argv) == 0
+    assert json.loads(capsys.readouterr().out)["jobs"] == 20
+    (tmp_path / "trace.csv").write_text("\n".join([HEAD, *rows, "x,30,90000,8,t1,s0,"]), encoding="utf-8")
+    assert simulate_main(argv) == 2
+    assert "1 jobs can never start under this policy" in capsys.readouterr().err
 
 
 def test_too_long_a_trace_is_refused(monkeypatch):

@@ -54,7 +54,7 @@ ALLOWED = {
     "quota.service.grants": "the plan's grants; a front door names projects that it found visible",
     "quota.service.open_claims": VERIFIED,
     "quota.service.verify": "the books recomputed whole",
-    "scheduler.admitting.lock_jobs": OWN_WORK,
+    "scheduler.admitting.lock_waiting": OWN_WORK,
     "scheduler.admitting._write": OWN_WORK,
     "scheduler.changes.close": OWN_WORK,
     "scheduler.open_jobs.__init__": "locks jobs that the caller's query found visible, or the scheduler's own work",

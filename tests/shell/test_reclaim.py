@@ -4,16 +4,18 @@ from __future__ import annotations
 
 from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
+from types import SimpleNamespace
 
 import pytest
-from sqlalchemy import select, text
+from sqlalchemy import event, select, text
 
 from quota import service as quota
 from quota.policy import parse_policy
 from quota.tables import BalanceRow
-from scheduler import acts, jobs, notices, observe, sampling
+from scheduler import acts, cycling, jobs, notices, observe, sampling, warm
 from scheduler.asked import Dependency
 from scheduler.changes import job_of
+from scheduler.cycling import cycle
 from scheduler.explaining import preview_policy
 from scheduler.fields import ActKind, DependencyKind
 from scheduler.journal_trace import read_journal
@@ -531,3 +533,52 @@ def test_a_preview_names_who_gains_who_loses_and_who_would_be_reclaimed(shared):
     assert (found.preempting, found.admitted) == ((), ())
     assert world.state(first) is JobState.RUNNING
     assert world.state(waiting) is JobState.PENDING
+
+
+def test_a_difference_that_comes_while_attempts_are_ended_is_journaled_by_the_next_cycle(shared, monkeypatch):
+    """It is looked for once a cycle, by the reading whose finding the cycle tells."""
+    monkeypatch.setattr(warm, "COMPARE_EVERY_S", 0.0)
+    monkeypatch.setattr(shared.warm, "_compare_at", 0.0)
+    held = shared.submit(is_held=True)
+    _, borrower = borrow(shared)
+    of_owner(shared, 8)
+    assert shared.turn(later_s=60).preempting
+    by_hand = f"UPDATE jobs SET priority = 5 WHERE id = {held}"  # with the end, that neither reading foresees
+    with transaction(shared.engine) as session:
+        session.execute(
+            text(
+                f"CREATE FUNCTION by_hand() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN {by_hand};"
+                " RETURN NULL; END $$"
+            )
+        )
+        session.execute(text("CREATE TRIGGER by_hand AFTER UPDATE ON attempts EXECUTE FUNCTION by_hand()"))
+    for later_s in (GRACE_S, GRACE_S + 1):
+        cycle(shared.leader, "test", at=clock.now() + timedelta(seconds=60 + later_s), warm=shared.warm)
+    assert attempt(shared, borrower).stop_why is not None
+    with snapshot(shared.engine) as session:
+        (told,) = journal.of_kind(session, "snapshot.differed")
+    assert told.data == {"parts": ["pending"]}
+    assert shared.warm.rebuilds == 2
+
+
+def test_the_time_of_reading_is_that_of_the_readings_alone(shared, monkeypatch):
+    """Each commit of what was written takes an hour by this clock: that of the ends of graces is in no phase."""
+    passed_s = 0.0
+
+    @event.listens_for(shared.engine, "commit")
+    def pass_time(connection):
+        nonlocal passed_s
+        if not connection.get_execution_options().get("postgresql_readonly"):
+            passed_s += 3_600.0
+
+    _, borrower = borrow(shared)
+    of_owner(shared, 8)
+    assert shared.turn(later_s=60).preempting
+    monkeypatch.setattr(cycling, "time", SimpleNamespace(monotonic=lambda: passed_s))
+    took = {}
+    at = clock.now() + timedelta(seconds=60 + GRACE_S + 1)
+    cycle(shared.leader, "test", at=at, warm=shared.warm, took=took.__setitem__)
+    assert attempt(shared, borrower).stop_why is not None
+    assert took == {"read": 0.0, "plan": 0.0, "apply": 3_600.0}
+    with snapshot(shared.engine) as session:
+        assert journal.of_kind(session, "cycle.planned")[0].data["load_ms"] == 0

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import pytest
-from sqlalchemy import func, select
+from sqlalchemy import event, func, select, text
+from sqlalchemy.orm import Session
 
 from quota import service as quota
 from scheduler import apply as applying
@@ -11,6 +12,7 @@ from scheduler import jobs, nodes
 from scheduler import submission as submissions
 from scheduler.apply import Planned, apply
 from scheduler.asked import ArrayAsked
+from scheduler.cycling import cycle
 from scheduler.dispatch.fake import Script
 from scheduler.facts import LaunchCommitted
 from scheduler.launch import record_all
@@ -158,4 +160,27 @@ def test_what_fit_said_holds_unless_something_it_read_changed(world, meanwhile, 
     assert [found.why for found in applied.rejected] == why
     assert len(applied.admitted) == 4 - len(why)
     world.turn()
+    world.check()
+
+
+def test_of_admissions_that_are_taken_back_at_their_very_end_no_record_is_left(world):
+    """The database refuses what is written last, as the savepoint ends: the records were appended before."""
+    world.turn()
+    job_id = world.submit()
+    refused = []
+
+    def refuse(session):
+        if session.get_nested_transaction() and not refused:
+            refused.append(job_id)
+            session.execute(text(f"INSERT INTO jobs SELECT * FROM jobs WHERE id = {job_id}"))
+
+    event.listen(Session, "before_commit", refuse)
+    try:
+        applied = cycle(world.leader, "test", at=clock.now(), warm=world.warm)
+    finally:
+        event.remove(Session, "before_commit", refuse)
+    assert refused
+    assert [found.why for found in applied.rejected] == [applying.GPU_TAKEN]
+    assert "job.admitted" not in world.kinds(job_id)
+    assert world.turn().admitted == (f"{job_id}-1",)
     world.check()

@@ -11,8 +11,8 @@ from sqlalchemy import text
 from sqlalchemy.orm import Session
 
 from quota import service as quota
-from scheduler import acts, jobs, warm
-from scheduler import known as keeping
+from scheduler import acts, jobs, telling, warm
+from scheduler import apply as applying
 from scheduler.apply import Planned, apply
 from scheduler.asked import Dependency
 from scheduler.cycling import cycle
@@ -161,8 +161,6 @@ def test_a_table_changed_by_hand_is_found_journaled_and_read_anew(world, monkeyp
 
 
 def test_reasons_are_told_a_part_at_a_time_and_reach_everyone(world, monkeypatch):
-    from scheduler import apply as applying
-
     monkeypatch.setattr(applying, "MAX_REASONS", 2)
     monkeypatch.setattr(applying, "MAX_REASONS_BESIDE", 2)
     waiting = [world.submit(8) for _ in range(6)]
@@ -181,7 +179,7 @@ def test_reasons_are_told_a_part_at_a_time_and_reach_everyone(world, monkeypatch
 
 
 def test_reasons_of_a_long_queue_are_told_again_once_a_second_and_first_ones_at_once(world, monkeypatch):
-    monkeypatch.setattr(keeping, "TOLD_AT_ONCE", 3)
+    monkeypatch.setattr(telling, "TOLD_AT_ONCE", 3)
     for _ in range(5):
         world.submit(8)
     world.turn()
@@ -190,17 +188,40 @@ def test_reasons_of_a_long_queue_are_told_again_once_a_second_and_first_ones_at_
     told = [job_id for job_id in range(2, 6) if known.reason(job_id)]
     assert len(told) == 4
     at_ms = clock.to_ms(clock.now()) + 10_000
-    assert known.to_tell(100, at_ms) == frozenset(told)  # long ago
-    assert known.to_tell(100, at_ms) == frozenset()
-    parts = [known.to_tell(100, at_ms + later_ms) for later_ms in (200, 400, 500, 750, 1_000)]
-    assert [len(part) for part in parts] == [0, 1, 0, 1, 1]
-    known.to_tell(100, at_ms + 2_000)  # round to the first again
-    assert known.to_tell(100, at_ms - 5_000) == frozenset(told)  # the clock was put back
-    assert known.to_tell(1, at_ms - 5_000 + 999) == frozenset()  # no more than so many a second
+    asked = known.to_tell(100, at_ms)
+    assert asked == known.to_tell(100, at_ms)  # to ask moves nothing
+    assert asked.job_ids == frozenset(told)  # long ago
+    known.round = asked.after
+    assert known.to_tell(100, at_ms).job_ids == frozenset()
     new = world.submit(8)
     with snapshot(world.engine) as session:
         world.warm.read(session, clock.now(), quota.policy_in_force(session, clock.now()))
-    assert known.to_tell(100, at_ms - 5_000) == {new}
+    assert known.to_tell(100, at_ms).job_ids == {new}
+
+
+def test_reasons_that_change_together_are_written_in_cycles_that_follow_each_other_at_once(
+    world, monkeypatch
+):
+    monkeypatch.setattr(telling, "TOLD_AT_ONCE", 3)
+    monkeypatch.setattr(applying, "MAX_WAIT_CHANGES", 2)
+    world.submit(8)  # fills the queue's half of the nodes
+    waiting = [world.submit(8) for _ in range(7)]
+    for later_s in range(1, 9):
+        world.turn(later_s=later_s)
+    asked = acts.NewAct(ActKind.PAUSE, None, "science", "a test", clock.now() + timedelta(hours=1))
+    with transaction(world.engine) as session:
+        acts.set_act(session, asked, user_id=world.principal.user_id, at=clock.now())
+    cycles, told_up_to = [], []
+    for _ in waiting:  # one instant: no time passes that would open the round again
+        cycles.append(world.cycle(later_s=20))
+        told_up_to.append(world.warm.kept.round.told_up_to)
+        if not cycles[-1].is_partial:
+            break
+    assert [job for applied in cycles for job in applied.waits] == waiting
+    assert all(applied.waits_changed == 2 for applied in cycles[:-1])
+    assert told_up_to == waiting[1::2] + waiting[-1:]
+    assert {world.view(job).reason for job in waiting} == {"PAUSED"}
+    world.check()
 
 
 def test_a_cycle_that_changes_nothing_opens_no_transaction(world):
