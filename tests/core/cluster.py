@@ -154,7 +154,11 @@ class Cluster:
 
     def advance(self, minutes):
         """Let time pass: what is over ends, what was given notice goes back to waiting."""
-        self.at_ms += minutes * MINUTE_MS
+        self.advance_ms(minutes * MINUTE_MS)
+
+    def advance_ms(self, ms):
+        """The same to the millisecond."""
+        self.at_ms += ms
         self.windows = tuple(window for window in self.windows if window.to_ms > self.at_ms)
         for attempt in list(self.live.values()):
             if attempt.stop_ms is not None and attempt.stop_ms <= self.at_ms:

@@ -110,7 +110,7 @@ class Cycles(RuleBasedStateMachine):
         self.cluster = Cluster(self.draw_policy(data.draw), sizes)
         self.noticed = {}
         self.denied = {}
-        self.cycled_ms = self.cluster.at_ms
+        self.cycled_ms = None
         self.windows = 0
         self.is_disturbed = True
         self.index = Index()
@@ -144,8 +144,7 @@ class Cycles(RuleBasedStateMachine):
                 self.cycle()
                 next_ms = self.last.next_ms
             step_ms = left_ms if next_ms is None else min(left_ms, next_ms - self.cluster.at_ms)
-            step_ms = max(60_000, step_ms - step_ms % 60_000)
-            self.cluster.advance(step_ms // 60_000)
+            self.cluster.advance_ms(step_ms)
             left_ms -= step_ms
         self.cycle()
 
@@ -228,6 +227,8 @@ class Cycles(RuleBasedStateMachine):
     @rule()
     def cycle(self):
         cluster = self.cluster
+        if self.cycled_ms == cluster.at_ms:
+            cluster.advance_ms(1)  # what happens meanwhile takes time: no two cycles share their instant
         snapshot = cluster.snapshot()
         before = copy.deepcopy(snapshot)
         plan = make_plan(snapshot, cluster.policy, self.index)
@@ -263,7 +264,7 @@ class Cycles(RuleBasedStateMachine):
         """
         at_ms = self.cluster.at_ms
         now = denied(self.cluster.snapshot(), self.cluster.policy)
-        if at_ms - self.cycled_ms > LONGEST_GRACE_MS:
+        if self.cycled_ms is None or at_ms - self.cycled_ms > LONGEST_GRACE_MS:
             self.denied.clear()
         self.cycled_ms = at_ms
         self.denied = {job_id: self.denied.get(job_id, at_ms) for job_id in now}
