@@ -6,7 +6,7 @@ from quota.policy import policy_queue
 from scheduler.fit import not_eligible
 from scheduler.lines import Line, Told, Waits
 from scheduler.model import PendingJob
-from scheduler.order import Key
+from scheduler.order import Key, key_of
 from scheduler.turns import Turns
 
 
@@ -19,9 +19,22 @@ def second_turns(turns: Turns) -> None:
         for line in turns.lines.values():
             _untell(turns, line)
         alike: dict[int, tuple[int, Waits]] = {}
-        for waits in list(turns.waits.values()):
+        for waits in _in_order(turns):
             if waits.job.id in turns.waits and _is_freed(turns, waits):
                 _second_turn(turns, waits.job, alike)
+
+
+def _in_order(turns: Turns) -> list[Waits]:
+    """What a second turn may mend, as it was told, but the jobs of each queue in their order: kinds were told as one."""
+    told = turns.waits.values()
+    found = [waits for waits in told if waits.shield is not None or waits.beside is not None]
+    queues = [policy_queue(turns.policy, waits.job.queue) for waits in found]
+    lines: dict[str, list[tuple[Key, Waits]]] = {}
+    for queue, waits in zip(queues, found, strict=True):
+        key = key_of(waits.job, is_aged=turns.aging.is_aged(waits.job, queue))
+        lines.setdefault(queue, []).append((key, waits))
+    ordered = {queue: iter(sorted(line, key=lambda entry: entry[0])) for queue, line in lines.items()}
+    return [next(ordered[queue])[1] for queue in queues]
 
 
 def _drop_void(turns: Turns) -> None:

@@ -246,6 +246,9 @@ def lands(sizes, reservations, walls, *, is_shared):
     st.lists(st.sampled_from([1, 3, 5, 10, 30]), min_size=5, max_size=40),
     st.booleans(),
 )
+@example(
+    [8], 0, [30, 1, 3, 5, 10, 10, 30, 10, 30, 5, 30], True
+)  # of those that looked again a later one was first
 @example([4, 8], 3, [30, 30, 5, 1, 5], True)  # "r" starts its second job beside the gang's planned nodes
 def test_a_gang_of_the_whole_nominal_lands_under_an_endless_flood(sizes, reservations, walls, is_shared):
     """Where another queue's entitled jobs may part the nodes, later by as long as these run."""
@@ -276,7 +279,8 @@ def test_no_lower_ordered_job_delays_a_planned_start(sizes, reservations, jobs, 
     All are of one queue and entitled or borrowed as room allows; one that stands before others may take its start
     sooner when something ends early, and they then give way to it.
     """
-    cluster = Cluster(policy_of({"q": {"nominal": sum(sizes)}}, start_reservations=reservations), sizes)
+    planned = {"start_reservations": reservations, "borrowed_reservations": reservations}
+    cluster = Cluster(policy_of({"q": {"nominal": sum(sizes)}}, **planned), sizes)
     told = {}
     for gpus, minutes in jobs:
         cluster.submit(min(gpus, sum(sizes)), "q", minutes)
