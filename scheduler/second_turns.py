@@ -25,7 +25,7 @@ def second_turns(turns: Turns) -> None:
 
 
 def _in_order(turns: Turns) -> list[Waits]:
-    """What a second turn may mend, as it was told, but the jobs of each queue in their order: kinds were told as one."""
+    """What a second turn may mend, as it was told, but the jobs of each queue in its order: kinds were told as one."""
     told = turns.waits.values()
     found = [waits for waits in told if waits.shield is not None or waits.beside is not None]
     queues = [policy_queue(turns.policy, waits.job.queue) for waits in found]
