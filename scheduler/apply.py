@@ -7,7 +7,7 @@ grant's balance is locked and claimed, and the unique index on held GPUs stands 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Final
 
@@ -31,7 +31,7 @@ from scheduler.facts import ExpireRequested
 from scheduler.known import Known
 from scheduler.model import Admit, AttemptId, Expire, JobId, Plan, Preempt, Reserve, Snapshot, Wait
 from scheduler.notices import Promised, are_kept, keep_promises
-from scheduler.plan import plan_digest
+from scheduler.plan import effects_digest_with
 from scheduler.telling import Round
 from scheduler.warm import Warm
 from store import clock, journal, lease
@@ -270,15 +270,13 @@ def _record(
     session: Session, planned: Planned, applied: Applied, waits: Sequence[Wait], *, at: datetime, actor: str
 ) -> None:
     plan = planned.plan
-    # The same as `effects_digest`, without working out again why they wait.
-    digest = plan_digest(replace(plan, entries=(*plan.effects, *waits)))
     data: dict[str, object] = {
         "at_ms": plan.at_ms,
         "version": plan.version,
         "policy": plan.policy_version,
         "policy_digest": planned.policy_digest,
         "release": planned.release,
-        "effects_digest": digest,
+        "effects_digest": effects_digest_with(plan, waits),
         "effects": len(plan.effects),
         "waits": list(applied.waits),
         "admitted": list(applied.admitted),

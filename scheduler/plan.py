@@ -154,6 +154,11 @@ def effects_digest(plan: Plan, jobs: Collection[JobId]) -> str:
     more than the plan.
     """
     waits = waits_of(plan, frozenset(jobs)) if jobs else ()
+    return effects_digest_with(plan, waits)
+
+
+def effects_digest_with(plan: Plan, waits: Sequence[Wait]) -> str:
+    """The same where the reasons that the cycle wrote are at hand, by job."""
     return plan_digest(replace(plan, entries=(*plan.effects, *waits)))
 
 

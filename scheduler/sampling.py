@@ -37,9 +37,9 @@ def sample_usage(session: Session, policy: Policy, *, at: datetime, actor: str) 
     """
     at = clock.from_ms(clock.to_ms(at))
     last = session.scalar(select(func.max(UsageRow.sampled_at)))
-    elapsed_s = policy.usage_sampling_s if last is None else int((at - last).total_seconds())
-    if elapsed_s < policy.usage_sampling_s:
+    if not is_sample_due(0 if last is None else clock.to_ms(last), policy, at):
         return False
+    elapsed_s = policy.usage_sampling_s if last is None else int((at - last).total_seconds())
     rows = {row.queue: row for row in session.scalars(select(UsageRow))}
     since = at - timedelta(seconds=policy.usage_sampling_s) if last is None else last
     book = UsageBook({row.queue: row.used_gpu_ms for row in rows.values()})

@@ -13,7 +13,7 @@ from scheduler.lines import Line, Waits, Walk, shut_out
 from scheduler.model import PendingJob, ReasonCode, Snapshot
 from scheduler.order import Key
 from scheduler.profile import Hold
-from scheduler.reserve import Search, earliest
+from scheduler.reserve import earliest
 from scheduler.turn import Started, Turn
 
 __all__ = ["Started", "Turns"]
@@ -192,8 +192,7 @@ class Turns(Turn):
     def _plan_ahead(self, line: Line, key: Key) -> None:
         """Plan the starts of the queue's passed jobs, as far as they may hold one; only the queue sees them."""
         for job_id, before in list(line.ahead.items()):
-            search = Search(self.jobs[job_id], before.flavor, self.world)
-            self._hold_ahead(line, self.jobs[job_id], search.at(before.start_ms, only=before.picks))
+            self._hold_ahead(line, self.jobs[job_id], self._in_place(before))
         is_full = self.is_full() or self.is_surplus_full()  # what was passed is not entitled
         for place, job in line.passed_before(key, is_full=is_full):
             may_plan = job.id not in self.world.held and self.may_reserve(job)
