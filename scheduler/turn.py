@@ -10,13 +10,13 @@ from typing import Final
 from quota.fairshare import entry_charge, rate_of
 from quota.model import Policy
 from quota.policy import policy_queue
-from scheduler.fit import Fit, NoFit, World, fits_eligible, has_room, not_eligible
+from scheduler.fit import Fit, NoFit, World, fits_eligible, has_room
 from scheduler.index import Index
+from scheduler.kept import KeptStarts
 from scheduler.lines import Line, Stood, Waits, line_of
-from scheduler.model import JobId, PendingJob, ReasonCode, Reservation, ShareClass, Snapshot
+from scheduler.model import JobId, PendingJob, ReasonCode, ShareClass, Snapshot
 from scheduler.order import Aging, FairShare
-from scheduler.place import Picks
-from scheduler.profile import OVERDUE_MS, Hold
+from scheduler.profile import Hold
 from scheduler.reserve import Search, earliest, reclaim
 from scheduler.running import MS
 
@@ -34,9 +34,6 @@ ROOM_REASONS: Final = frozenset(
 """Refusals that time can mend: another job's end, or that of a window."""
 BY_PLANNED: Final = frozenset({ReasonCode.QUEUE_LIMIT, ReasonCode.BORROWING_LIMIT, ReasonCode.RESERVED_FOR})
 """Refusals that a planned start may have brought about: by its GPUs, or as it counts against a limit."""
-
-RESTORE_ROUNDS: Final = 4
-"""Times that planned starts are put back in one go: each settles whose room the others have to leave."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,15 +69,11 @@ class Turn:
         self.fair: Final = FairShare(
             self.bounds.fair_tree, snapshot.usage, self.bounds.priorities, self.bounds.times
         )
-        self.standing: Final = {
-            kept.job_id: kept
-            for kept in snapshot.reservations
-            if kept.job_id in self.jobs and not_eligible(self.jobs[kept.job_id], self.world) is None
-        }
+        self.kept: Final = KeptStarts(snapshot.reservations, self.jobs, self.world)
         lines = self._lines()
         self.lines: Final = {queue: line for queue, line in lines.items() if queue in self.bounds.queues}
         self.strays: Final = [line for queue, line in lines.items() if queue not in self.bounds.queues]
-        self.holders: Final = {job_id for job_id, kept in self.standing.items() if not kept.is_reclaim}
+        self.holders: Final = {job_id for job_id, kept in self.kept.by_job.items() if not kept.is_reclaim}
         self.starts: Final[list[Started]] = []
         self.waits: Final[dict[JobId, Waits]] = {}
         self.started: Final[set[JobId]] = set()
@@ -99,7 +92,7 @@ class Turn:
     def _lines(self) -> dict[str, Line]:
         """The queues by name; who holds a planned start stands alone."""
         alone: dict[str, dict[int, list[int]]] = {}
-        for job_id in self.standing:
+        for job_id in self.kept.by_job:
             queue = policy_queue(self.policy, self.jobs[job_id].queue)
             kind, place = self._index.place(job_id)
             insort(alone.setdefault(queue, {}).setdefault(id(kind.now), []), place)
@@ -115,73 +108,6 @@ class Turn:
         """GPUs of the largest job of the queue that would be entitled now, on any of these flavors."""
         known = [flavor for flavor in flavors if flavor in self.world.profiles]
         return max([self.world.shares_of(flavor).left_now(queue) for flavor in known], default=0)
-
-    def kept_starts(self) -> list[Reservation]:
-        """Planned starts that stand from before, in the order of their instants."""
-        return sorted(self.standing.values(), key=lambda kept: (kept.start_ms, kept.job_id))
-
-    def restore_all(self, kept: list[Reservation]) -> None:
-        """Put planned starts back as they are given, and those that find no place then once more.
-
-        One may stand on what another takes back, though that one could spare it were it alone. So if some are lost,
-        the others are put back around these, and it stays so if none is lost then.
-        """
-        lost: list[Reservation] = []
-        for _ in range(RESTORE_ROUNDS):
-            others = [one for one in kept if one not in lost]
-            more = self._restore_in_turn(others)
-            if not more:
-                self.release_all(lost)
-                if not self._restore_in_turn(lost):
-                    return
-                break
-            lost += more
-            self.release_all(kept)
-            for one in lost:
-                self._insist(one)
-        self.release_all(kept)
-        self._restore_in_turn(kept)
-
-    def _restore_in_turn(self, kept: list[Reservation]) -> list[Reservation]:
-        """Put planned starts back, twice those that find no place at first; which are lost all the same."""
-        for one in (*kept, *kept):
-            if one.job_id not in self.world.held:
-                self.restore(one)
-        return [one for one in kept if one.job_id not in self.world.held]
-
-    def release_all(self, kept: list[Reservation]) -> None:
-        """Planned starts that stand no more, for now."""
-        for one in kept:
-            self.world.release(one.job_id)
-
-    def _insist(self, kept: Reservation) -> None:
-        """Put a planned start on its nodes, room or not: others make room for it if they can."""
-        picks = self._picks(kept)
-        if picks is not None:
-            search = Search(self.jobs[kept.job_id], kept.flavor, self.world)
-            hold = search.stated(max(kept.start_ms, self.world.at_ms), picks)
-            if hold is not None:
-                self.world.hold(hold)
-
-    def restore(self, kept: Reservation) -> None:
-        """Put a planned start back on its nodes if it can still be."""
-        job = self.jobs[kept.job_id]
-        picks = self._picks(kept)
-        if picks is None:
-            return
-        search = Search(job, kept.flavor, self.world)
-        for start_ms in (max(kept.start_ms, self.world.at_ms), self.world.at_ms + OVERDUE_MS):
-            hold = search.at(start_ms, may_reclaim=not kept.is_reclaim, only=picks)
-            if hold is not None:
-                self.world.hold(replace(hold, is_reclaim=kept.is_reclaim))
-                return
-
-    def _picks(self, kept: Reservation) -> Picks | None:
-        """The planned nodes by position; None where one is gone."""
-        index = self.world.free.of_flavor(kept.flavor).index
-        if not all(node in index for node, _ in kept.place):
-            return None
-        return tuple((index[node], gpus) for node, gpus in kept.place)
 
     def is_full(self) -> bool:
         """Whether no more starts may be planned, by whom it is the turn of."""
@@ -284,15 +210,11 @@ class Turn:
     def _hold_again(self, holds: list[Hold]) -> int:
         """Put planned starts back on their nodes and at their instants; how many stand before one does not."""
         for count, hold in enumerate(holds):
-            again = self._in_place(hold)
+            again = self.kept.in_place(hold)
             if again is None:
                 return count
             self.world.hold(again)
         return len(holds)
-
-    def _in_place(self, hold: Hold) -> Hold | None:
-        """A planned start on its nodes and at its instant in the world as it is now, with the victims that it takes."""
-        return Search(self.jobs[hold.job_id], hold.flavor, self.world).at(hold.start_ms, only=hold.picks)
 
     def _replan(self, job: PendingJob, own: Hold | None, *, is_shield: bool) -> Hold | None:
         """The start as planned before, unless an earlier one is found; at one instant plans do not change.
@@ -303,10 +225,8 @@ class Turn:
         if own is not None:
             search = Search(job, own.flavor, self.world)
             kept = search.at(own.start_ms, only=own.picks)
-            is_new = (
-                self.standing[job.id].planned_ms == self.world.at_ms if job.id in self.standing else False
-            )
-            if is_new:
+            before = self.kept.by_job.get(job.id)
+            if before is not None and before.planned_ms == self.world.at_ms:
                 return kept or own
             if kept is not None and is_shield and kept.share_class is ShareClass.BORROWED:
                 return earliest(job, self.world, as_entitled=True) or kept
@@ -374,7 +294,7 @@ class Turn:
             return
         for hold in passed:
             self.world.release(hold.job_id)
-            self.world.hold(self._in_place(hold) or hold)
+            self.world.hold(self.kept.in_place(hold) or hold)
 
     def wait(
         self,

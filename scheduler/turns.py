@@ -42,9 +42,9 @@ class Turns(Turn):
     def keep_reclaims(self) -> None:
         """Starts that attempts were given notice for stand first; those whose GPUs are free begin."""
         fixed = [
-            kept for kept in self.kept_starts() if kept.is_reclaim or kept.planned_ms == self.world.at_ms
+            kept for kept in self.kept.in_order() if kept.is_reclaim or kept.planned_ms == self.world.at_ms
         ]
-        self.restore_all(fixed)
+        self.kept.restore_all(fixed)
         reclaims = [kept for kept in fixed if kept.is_reclaim]
         noticed = {attempt.reclaimed_by for attempt in self.snapshot.live} if reclaims else set()
         for kept in reclaims:
@@ -57,7 +57,7 @@ class Turns(Turn):
         """
         hold = self.world.release(job.id)
         if hold is None:
-            self.standing.pop(job.id)  # its nodes are gone: it looks for others at its turn
+            self.kept.by_job.pop(job.id)  # its nodes are gone: it looks for others at its turn
             return
         rooms = self.world.free.of_flavor(hold.flavor)
         if not has_victims and all(rooms.free[node] >= gpus for node, gpus in hold.picks):
@@ -192,15 +192,15 @@ class Turns(Turn):
     def _plan_ahead(self, line: Line, key: Key) -> None:
         """Plan the starts of the queue's passed jobs, as far as they may hold one; only the queue sees them."""
         for job_id, before in list(line.ahead.items()):
-            self._hold_ahead(line, self.jobs[job_id], self._in_place(before))
+            self._hold_ahead(line, self.jobs[job_id], self.kept.in_place(before))
         is_full = self.is_full() or self.is_surplus_full()  # what was passed is not entitled
         for place, job in line.passed_before(key, is_full=is_full):
             may_plan = job.id not in self.world.held and self.may_reserve(job)
             if may_plan and not_eligible(job, self.world) is None:
                 self.reserves(job)
                 line.last_ahead = place
-                if job.id in self.standing:
-                    self.restore(self.standing[job.id])
+                if job.id in self.kept.by_job:
+                    self.kept.restore(self.kept.by_job[job.id])
                 self._hold_ahead(line, job, self.world.release(job.id))
         line.seen = key
 
@@ -216,14 +216,14 @@ class Turns(Turn):
         """The earliest start beside every planned start that stands: who is not entitled puts none of them off."""
         standing = [
             kept
-            for kept in self.kept_starts()
+            for kept in self.kept.in_order()
             if kept.job_id != job.id
             and kept.job_id not in self.decided
             and kept.job_id not in self.world.held
         ]
-        self.restore_all(standing)
+        self.kept.restore_all(standing)
         hold = earliest(job, self.world)
-        self.release_all(standing)
+        self.kept.release_all(standing)
         return hold
 
     # Step 2: planned starts go before work that is not entitled now; then everyone else.
@@ -231,8 +231,8 @@ class Turns(Turn):
     def planned(self) -> None:
         """Starts that stand from before, in the order of their instants."""
         self.is_surplus = True
-        left = [kept for kept in self.kept_starts() if kept.job_id not in self.decided]
-        self.restore_all([kept for kept in left if kept.job_id not in self.world.held])
+        left = [kept for kept in self.kept.in_order() if kept.job_id not in self.decided]
+        self.kept.restore_all([kept for kept in left if kept.job_id not in self.world.held])
         for kept in left:
             job = self.jobs[kept.job_id]
             line = self.lines.get(policy_queue(self.policy, job.queue))
