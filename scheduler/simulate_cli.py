@@ -7,13 +7,16 @@ import heapq
 import json
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from datetime import date
 from pathlib import Path
 from typing import Final
 
 import yaml
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from quota.model import Policy, QuotaNode
 from quota.policy import PolicyError, load_policy_text, policy_queue
@@ -26,8 +29,6 @@ from scheduler.traces import READERS, TraceError, TraceJob, within_limit
 
 SCHEDULERS: Final = ("kezek", "fifo", "easy", "conservative", "multifactor")
 """What can be asked for by `--scheduler`."""
-PROGRESS_S: Final = 1.0
-"""Seconds between two lines of progress."""
 WHERE: Final = (
     "Traces: Parallel Workloads Archive (swf); alibaba/clusterdata, cluster-trace-gpu-v2023 (openb); "
     "msr-fiddle/philly-traces, converted to the columns job_id,submit_s,duration_s,gpus,tenant,sector,est_s (csv)."
@@ -168,7 +169,8 @@ def _run(
         if machine is not None:
             raise UsageError(f"{args.scheduler} knows uniform nodes only; give --nodes")
         baseline = Baseline(args.scheduler, args.nodes, args.gpus_per_node)
-        ended = replay_baseline(jobs, queues, baseline)
+        with _progress(len(jobs)) as show:
+            ended = replay_baseline(jobs, queues, baseline, show)
         return measure(ended, capacity, Disruption())
     replayer = Replayer(
         jobs,
@@ -177,14 +179,27 @@ def _run(
         nodes=args.nodes if machine is None else machine,
         gpus_per_node=args.gpus_per_node,
     )
-    replay = replayer.run(_progress(len(jobs)) if sys.stderr.isatty() else lambda _: None)
+    with _progress(len(jobs)) as show:
+        replay = replayer.run(show)
     if len(replay.ended) < len(jobs):
         raise UsageError(f"{len(jobs) - len(replay.ended)} jobs can never start under this policy; change it")
     return measure(replay.ended, capacity, replay.disruption)
 
 
-def replay_baseline(jobs: Sequence[TraceJob], queues: Sequence[str], baseline: Baseline) -> list[Ended]:
-    """Replay a trace with a baseline; it plans at every submission and every end."""
+def replay_baseline(
+    jobs: Sequence[TraceJob],
+    queues: Sequence[str],
+    baseline: Baseline,
+    show: Callable[[int], None] = lambda _: None,
+) -> list[Ended]:
+    """Replay a trace with a baseline; it plans at every submission and every end.
+
+    Args:
+        jobs: by submission.
+        queues: of each job.
+        baseline: the scheduler.
+        show: told how many jobs have started, as these are decided.
+    """
     events = [(job.submit_s * MS, 1, number) for number, job in enumerate(jobs)]
     heapq.heapify(events)
     ended: list[Ended] = []
@@ -215,6 +230,7 @@ def replay_baseline(jobs: Sequence[TraceJob], queues: Sequence[str], baseline: B
                     id=job.id,
                 )
             )
+        show(len(ended))
     return ended
 
 
@@ -258,20 +274,26 @@ def equal_shares(policy: Policy | None, jobs: Sequence[TraceJob]) -> Policy:
     return replace(policy, tree=tree, routes=(), moves={})
 
 
-def _progress(total: int) -> Callable[[int], None]:
-    """A bar with the rate and what is left, on the terminal."""
-    begun = last = time.monotonic()
+@contextmanager
+def _progress(total: int) -> Iterator[Callable[[int], None]]:
+    """A bar with the rate and what is left, while it lasts; only where the errors go to a terminal."""
+    if not sys.stderr.isatty():
+        yield lambda _: None
+        return
+    begun = time.monotonic()
+    columns = (
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn("{task.fields[rate]:.0f}/s"),
+        TimeRemainingColumn(),
+    )
+    with Progress(*columns, console=Console(file=sys.stderr), transient=True) as bar:
+        task = bar.add_task("", total=total, rate=0.0)
 
-    def show(ended: int) -> None:
-        nonlocal last
-        now = time.monotonic()
-        if now - last >= PROGRESS_S:
-            last = now
-            rate = ended / (now - begun)
-            left = f"{(total - ended) / rate:.0f} s left" if rate else ""
-            sys.stderr.write(f"\r{ended}/{total} jobs, {rate:.0f}/s, {left}   ")
+        def show(ended: int) -> None:
+            bar.update(task, completed=ended, rate=ended / max(time.monotonic() - begun, 1e-3))
 
-    return show
+        yield show
 
 
 def _lines(found: object, prefix: str = "") -> list[str]:

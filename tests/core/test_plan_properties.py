@@ -304,7 +304,7 @@ class Cycles(RuleBasedStateMachine):
             assert entry.stop_ms >= snapshot.at_ms + victim.grace_s * 1_000
 
     def every_victim_is_needed(self, plan):
-        """Were any one victim to run on, some planned start would miss its GPUs, or its part of a limit above both."""
+        """Every victim holds GPUs on a node of a start that notices go out for, or counts against a limit above both."""
         victims = {entry.attempt_id for entry in entries(plan, Preempt)}
         reserves = [entry for entry in entries(plan, Reserve) if entry.is_reclaim]
         by_job = {entry.for_job for entry in entries(plan, Preempt)}

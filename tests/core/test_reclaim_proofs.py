@@ -8,7 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from hypothesis import example, given, settings
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from quota.policy import parse_policy
@@ -24,7 +24,6 @@ LONG_MINUTES = 10_000
 """A walltime that nothing of a test outlives."""
 LONG = st.just(LONG_MINUTES)
 LONGEST_GRACE_MINUTES = 5
-HALF = settings(max_examples=max(10, settings.default.max_examples // 2))
 
 
 def entries(plan, kind):
@@ -119,7 +118,7 @@ def test_victims_are_minimal_by_inclusion(cluster):
     plan = cluster.cycle()
     reclaimers = {entry.for_job for entry in entries(plan, Preempt)}
     if len(reclaimers) != 1:
-        return  # several share what they free: the cycle's last step is proved in test_turns
+        return  # several share what they free: the cycle's last step has its examples in test_turns
     (reclaim,) = [entry for entry in entries(plan, Reserve) if entry.job_id in reclaimers]
     job = cluster.pending[reclaim.job_id]
     victims = {entry.attempt_id for entry in entries(plan, Preempt)}
@@ -171,7 +170,6 @@ def test_victims_are_borrowers_of_other_queues_and_lose_least(cluster):
                 assert loss <= (its.priority, its.lost(snapshot.at_ms))
 
 
-@HALF
 @given(loads())
 def test_reclaim_ends_and_nobody_evicts_each_other_in_turn(cluster):
     """Work that never ends on a cluster that nothing comes to any more: soon nobody gets notice."""
@@ -191,7 +189,6 @@ def test_reclaim_ends_and_nobody_evicts_each_other_in_turn(cluster):
     assert all(times == 1 for times in notices.values())
 
 
-@HALF
 @given(loads(wall=st.sampled_from([3, 7, 20, LONG_MINUTES])), st.data())
 def test_no_borrower_denies_a_guarantee_longer_than_its_grace(cluster, data):
     """Whatever comes, who is kept from its guarantee by a borrower runs a grace and a cycle later."""
@@ -239,7 +236,6 @@ def lands(sizes, reservations, walls, *, is_shared):
     return (cluster.at_ms - came_ms) // MINUTE_MS
 
 
-@HALF
 @given(
     st.lists(st.sampled_from([4, 8]), min_size=1, max_size=3),
     st.sampled_from([0, 1, 3]),

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import io
 import json
+import re
+import sys
 from dataclasses import replace
 from uuid import UUID
 
@@ -315,6 +318,25 @@ def test_no_decision_before_the_ends_looks_at_a_run_time(build):
     assert len(decided(jobs)) > 3
 
 
+@pytest.mark.parametrize("scheduler", ["fifo", "easy", "conservative", "multifactor"])
+def test_no_decision_of_a_baseline_looks_at_a_run_time(scheduler):
+    """The same exchange, for the schedulers that Kezek is compared with."""
+    jobs = [
+        job(str(number), 30 * number, 1_000 + 50 * number, 1 + number % 5, walltime_s=4_000)
+        for number in range(12)
+    ]
+    runs = [found.duration_s for found in reversed(jobs)]
+    other = [replace(found, duration_s=run) for found, run in zip(jobs, runs, strict=True)]
+
+    def decided(trace):
+        found = replay_baseline(trace, ["a"] * 12, Baseline(scheduler, 2, 8))
+        begins = [(ended.submit_s, ended.spans[0][0]) for ended in found]
+        return sorted(begin for begin in begins if begin[1] < min(runs))
+
+    assert decided(jobs) == decided(other)
+    assert len(decided(jobs)) > 3
+
+
 @pytest.fixture
 def tiny(tmp_path):
     (tmp_path / "tiny.csv").write_text(TINY, encoding="utf-8")
@@ -333,6 +355,29 @@ def test_the_command_prints_the_same_bytes_for_the_same_input(tiny, capsys):
         assert capsys.readouterr().out == first
         assert set(json.loads(first)) == set(KEYS.split())
         assert json.loads(first)["jobs"] == 4
+
+
+class Terminal(io.StringIO):
+    """What is written to a terminal."""
+
+    def isatty(self):
+        return True
+
+
+@pytest.mark.parametrize("scheduler", ["kezek", "easy"])
+def test_a_bar_with_the_rate_and_what_is_left_goes_to_the_terminal_alone(
+    tiny, capsys, monkeypatch, scheduler
+):
+    argv = ["--trace", tiny, "--nodes", "1", "--scheduler", scheduler, "--json"]
+    assert simulate_main(argv) == 0
+    plain = capsys.readouterr()
+    assert plain.err == ""
+    terminal = Terminal()
+    monkeypatch.setattr(sys, "stderr", terminal)
+    monkeypatch.setenv("TERM", "xterm-256color")
+    assert simulate_main(argv) == 0
+    assert capsys.readouterr().out == plain.out
+    assert re.search(r"4/4.*\d+/s.*0:00:00", re.sub(r"\x1b\[[0-9;?]*[a-zA-Z]", "", terminal.getvalue()))
 
 
 POLICY = """policy:

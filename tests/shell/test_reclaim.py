@@ -361,6 +361,34 @@ def test_dependencies_are_met_by_the_way_a_job_ends(shared):
     world.check()
 
 
+def test_a_job_that_was_to_run_after_a_failure_runs_after_it(shared):
+    world = shared
+    base = world.submit(1)
+    ok = world.submit(1, depends_on=(Dependency(base, DependencyKind.AFTER_OK),))
+    bad = world.submit(1, depends_on=(Dependency(base, DependencyKind.AFTER_NOT_OK),))
+    world.turn()
+    world.finish(base, 3)
+    world.hear()
+    world.turn()
+    assert [world.state(job_id) for job_id in (base, bad)] == [JobState.FAILED, JobState.RUNNING]
+    assert (world.state(ok), world.view(ok).reason) == (JobState.PENDING, "DEPENDENCY")
+    world.check()
+
+
+def test_lost_work_is_given_back_up_to_the_cap_of_the_policy(shared):
+    """An hour of what was lost in an hour and a half."""
+    world = shared
+    _, borrower = borrow(world)
+    of_owner(world, 8)
+    ran_s = 5_400
+    assert world.turn(later_s=ran_s).preempting == (attempt(world, borrower).id,)
+    world.turn(later_s=ran_s + GRACE_S + 1)
+    ended = attempt(world, borrower)
+    assert ended.refunded_s == 8 * 3_600 < ended.used_s
+    assert world.view(borrower).gpu_seconds == ended.used_s - ended.refunded_s
+    world.check()
+
+
 def test_a_dependency_is_a_job_of_the_project(shared):
     other = of_owner(shared, 1)
     with pytest.raises(jobs.JobRefusedError) as caught:
