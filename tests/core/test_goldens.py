@@ -75,7 +75,7 @@ def golden(name, found):
         path.parent.mkdir(exist_ok=True)
         path.write_text(found, encoding="utf-8")
     assert found == path.read_text(encoding="utf-8"), (
-        f"if that is meant: {UPDATE}=1 make test ARGS={__file__}"
+        f"if that is meant: {UPDATE}=1 make test ARGS=tests/core/test_goldens.py"
     )
 
 

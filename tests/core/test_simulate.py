@@ -18,7 +18,7 @@ from scheduler.estimates import estimate_s
 from scheduler.measures import Disruption, Ended, measure, percentile
 from scheduler.model import Admit, JobId, Request, ShareClass, Slot
 from scheduler.simulate import Replayer
-from scheduler.simulate_cli import replay_baseline, simulate_main
+from scheduler.simulate_cli import SCHEDULERS, replay_baseline, simulate_main
 from scheduler.traces import (
     MAX_FIGURE,
     READERS,
@@ -299,7 +299,8 @@ def test_a_start_that_the_books_do_not_cover_is_an_error(build):
         replayer._start(start, 1, 0)
 
 
-def test_no_decision_before_the_ends_looks_at_a_run_time(build):
+@pytest.mark.parametrize("scheduler", SCHEDULERS)
+def test_no_decision_before_the_ends_looks_at_a_run_time(build, scheduler):
     """Run times are exchanged among jobs; until the first end nothing starts elsewhere or at another time."""
     jobs = [
         job(str(number), 30 * number, 1_000 + 50 * number, 1 + number % 5, walltime_s=4_000)
@@ -307,30 +308,14 @@ def test_no_decision_before_the_ends_looks_at_a_run_time(build):
     ]
     runs = [found.duration_s for found in reversed(jobs)]
     other = [replace(found, duration_s=run) for found, run in zip(jobs, runs, strict=True)]
-    first_end_s = min(runs)
+
+    def replayed(trace):
+        if scheduler == "kezek":
+            return Replayer(trace, ["a"] * 12, lending(build), nodes=2, gpus_per_node=8).run().ended
+        return replay_baseline(trace, ["a"] * 12, Baseline(scheduler, 2, 8))
 
     def decided(trace):
-        found = Replayer(trace, ["a"] * 12, lending(build), nodes=2, gpus_per_node=8).run()
-        begins = [(ended.submit_s, ended.spans[0][0]) for ended in found.ended]
-        return sorted(begin for begin in begins if begin[1] < first_end_s)
-
-    assert decided(jobs) == decided(other)
-    assert len(decided(jobs)) > 3
-
-
-@pytest.mark.parametrize("scheduler", ["fifo", "easy", "conservative", "multifactor"])
-def test_no_decision_of_a_baseline_looks_at_a_run_time(scheduler):
-    """The same exchange, for the schedulers that Kezek is compared with."""
-    jobs = [
-        job(str(number), 30 * number, 1_000 + 50 * number, 1 + number % 5, walltime_s=4_000)
-        for number in range(12)
-    ]
-    runs = [found.duration_s for found in reversed(jobs)]
-    other = [replace(found, duration_s=run) for found, run in zip(jobs, runs, strict=True)]
-
-    def decided(trace):
-        found = replay_baseline(trace, ["a"] * 12, Baseline(scheduler, 2, 8))
-        begins = [(ended.submit_s, ended.spans[0][0]) for ended in found]
+        begins = [(ended.submit_s, ended.spans[0][0]) for ended in replayed(trace)]
         return sorted(begin for begin in begins if begin[1] < min(runs))
 
     assert decided(jobs) == decided(other)
@@ -347,7 +332,7 @@ KEYS = "jobs makespan_s gpu_utilization_ratio wait_s bounded_slowdown preemption
 
 
 def test_the_command_prints_the_same_bytes_for_the_same_input(tiny, capsys):
-    for scheduler in ("kezek", "fifo", "easy", "conservative", "multifactor"):
+    for scheduler in SCHEDULERS:
         argv = ["--trace", tiny, "--nodes", "1", "--scheduler", scheduler, "--json"]
         assert simulate_main(argv) == 0
         first = capsys.readouterr().out
